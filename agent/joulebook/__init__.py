@@ -1,0 +1,4 @@
+"""joulebook: who spent the energy, on what technique, and what it emitted.
+
+The SDK is ``track``, ``phase`` and ``log``; everything else is the agent's and the command line's.
+"""

@@ -1,0 +1,3 @@
+from joulebook.cli import main
+
+main()

@@ -1,0 +1,100 @@
+"""Splitting a measurement into shares, exactly, in integer millijoules (METHODS 2).
+
+The agent splits when it writes, a report splits again under another policy from the weights
+that the shares kept: both through ``split``, so that the same claims give the same shares.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+
+from joulebook.rows import Component, Measurement, Policy, Share, ShareKind, Weights
+
+
+def largest_remainder(total: int, weights: Sequence[float]) -> list[int]:
+    """``total`` divided in proportion to ``weights``, in whole parts that sum to it exactly.
+
+    total: >= 0.  weights: finite, >= 0, not all zero; the order of equal remainders is the order
+    given, so callers sort first.  Hamilton's method: floors, then one more to the largest
+    fractional parts.  Exact rationals inside, so no weight is too large or too small.
+    """
+    if total < 0 or any(not (math.isfinite(w) and w >= 0) for w in weights):
+        raise ValueError(f"cannot divide {total} by weights {list(weights)}")
+    exact = [Fraction(w) for w in weights]
+    whole = sum(exact)
+    if not whole:
+        raise ValueError("cannot divide by weights that are all zero")
+    quotas = [total * w / whole for w in exact]
+    parts = [math.floor(q) for q in quotas]
+    left = total - sum(parts)
+    by_remainder = sorted(range(len(parts)), key=lambda i: (parts[i] - quotas[i], i))
+    for i in by_remainder[:left]:
+        parts[i] += 1
+    return parts
+
+
+def usage(component: Component, weights: Weights) -> float:
+    """The use that a claim made of a device: SM seconds of a GPU, CPU seconds of all else."""
+    return weights.sm_seconds if component is Component.GPU else weights.cpu_seconds
+
+
+def split(
+    energy_millijoules: int,
+    claims: Sequence[Share],
+    policy: Policy,
+    component: Component,
+    idle_millijoules: int | None = None,
+) -> tuple[Share, ...]:
+    """The claims as shares whose millijoules sum to ``energy_millijoules`` exactly.
+
+    claims: run shares and exactly one unattributed share, which carries the use of everything
+    that is no run and the fraction that no run reserved; their millijoules are ignored.
+    Before calibration (idle_millijoules None) all energy follows the policy's weights.  After it,
+    the dynamic part follows use and the idle part follows the policy; idle that nobody claims
+    becomes an idle share.  Energy that no weight claims is unattributed.
+    """
+    ordered = sorted(claims, key=_order)
+    rest = [i for i, claim in enumerate(ordered) if claim.kind is ShareKind.UNATTRIBUTED]
+    if len(rest) != 1:
+        raise ValueError(f"{len(rest)} unattributed claims, not one")
+    by_policy = [_policy_weight(claim, policy, component) for claim in ordered]
+    by_use = [usage(component, claim.weights) for claim in ordered]
+    if idle_millijoules is None:
+        parts = _divide(energy_millijoules, by_policy, rest[0])
+        return tuple(replace(c, millijoules=p, policy=policy) for c, p in zip(ordered, parts, strict=True))
+    idle_total = min(idle_millijoules, energy_millijoules)
+    dynamic = _divide(energy_millijoules - idle_total, by_use, rest[0])
+    idle = _divide(idle_total, by_policy, rest[0])
+    unclaimed, idle[rest[0]] = idle[rest[0]], 0
+    shares = [
+        replace(c, millijoules=d + i, policy=policy) for c, d, i in zip(ordered, dynamic, idle, strict=True)
+    ]
+    return (*shares, Share(ShareKind.IDLE, unclaimed, policy))
+
+
+def resplit(measurement: Measurement, policy: Policy) -> tuple[Share, ...]:
+    """The same measurement's shares under another policy, from the weights that they kept."""
+    claims = [share for share in measurement.shares if share.kind is not ShareKind.IDLE]
+    return split(
+        measurement.energy_millijoules, claims, policy, measurement.component, measurement.idle_millijoules
+    )
+
+
+def _policy_weight(claim: Share, policy: Policy, component: Component) -> float:
+    if policy is Policy.RESERVED:
+        return claim.weights.reserved_fraction
+    return usage(component, claim.weights)
+
+
+def _divide(total: int, weights: Sequence[float], rest: int) -> list[int]:
+    if any(weights):
+        return largest_remainder(total, weights)
+    return [total if i == rest else 0 for i in range(len(weights))]
+
+
+def _order(claim: Share) -> tuple[str, str, str, str, int]:
+    rank = -1 if claim.rank is None else claim.rank
+    return (claim.kind, claim.run_id, claim.phase, claim.member or "", rank)
