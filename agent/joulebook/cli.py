@@ -14,7 +14,13 @@ import click
 from joulebook.errors import JoulebookError
 
 GROUP: Final = "joulebook.verbs"
-NEEDS: Final = {"report": "reports", "import": "collector", "site": "collector", "factors": "collector", "demo": "studies"}
+NEEDS: Final = {
+    "report": "reports",
+    "import": "collector",
+    "site": "collector",
+    "factors": "collector",
+    "demo": "studies",
+}
 """Verbs of the upper floors and the extra that brings each."""
 
 

@@ -285,6 +285,7 @@ class Reassignment:
 
 Body = Measurement | Run | Mark | Reassignment
 
+
 def kind_of(body: Body) -> str:
     """The wire name of a row's type."""
     return type(body).__name__.lower()

@@ -69,18 +69,14 @@ def split(
     dynamic = _divide(energy_millijoules - idle_total, by_use, rest[0])
     idle = _divide(idle_total, by_policy, rest[0])
     unclaimed, idle[rest[0]] = idle[rest[0]], 0
-    shares = [
-        replace(c, millijoules=d + i, policy=policy) for c, d, i in zip(ordered, dynamic, idle, strict=True)
-    ]
+    shares = [replace(c, millijoules=d + i, policy=policy) for c, d, i in zip(ordered, dynamic, idle, strict=True)]
     return (*shares, Share(ShareKind.IDLE, unclaimed, policy))
 
 
 def resplit(measurement: Measurement, policy: Policy) -> tuple[Share, ...]:
     """The same measurement's shares under another policy, from the weights that they kept."""
     claims = [share for share in measurement.shares if share.kind is not ShareKind.IDLE]
-    return split(
-        measurement.energy_millijoules, claims, policy, measurement.component, measurement.idle_millijoules
-    )
+    return split(measurement.energy_millijoules, claims, policy, measurement.component, measurement.idle_millijoules)
 
 
 def _policy_weight(claim: Share, policy: Policy, component: Component) -> float:

@@ -85,9 +85,7 @@ def check_conservation(measurements: Iterable[Measurement]) -> Conservation:
         measured += m.energy_millijoules
         for share in m.shares:
             by_kind[share.kind] += share.millijoules
-    return Conservation(
-        measured, by_kind[ShareKind.RUN], by_kind[ShareKind.IDLE], by_kind[ShareKind.UNATTRIBUTED]
-    )
+    return Conservation(measured, by_kind[ShareKind.RUN], by_kind[ShareKind.IDLE], by_kind[ShareKind.UNATTRIBUTED])
 
 
 def combined_u(parts: Sequence[tuple[int, str, float, float]]) -> float:

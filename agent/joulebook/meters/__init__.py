@@ -101,8 +101,6 @@ def open_meter(name: str, roots: Roots) -> Meter:
     try:
         module, opener = METERS[name].split(":")
     except KeyError:
-        raise MeterUnavailable(
-            f"there is no meter {name!r}", f"name some of: {', '.join(sorted(METERS))}"
-        ) from None
+        raise MeterUnavailable(f"there is no meter {name!r}", f"name some of: {', '.join(sorted(METERS))}") from None
     meter: Meter = getattr(import_module(module), opener)(roots)
     return meter
