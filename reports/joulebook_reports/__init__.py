@@ -1,0 +1,1 @@
+"""Reports: pure functions over priced shares, and their rendering."""

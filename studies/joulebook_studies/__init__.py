@@ -1,0 +1,1 @@
+"""The reference study: real techniques on real data, measured through the ordinary SDK and agent."""
