@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
 from joulebook.errors import LedgerError
-from joulebook.rows import Component, Measurement, Method, Policy, Run, ShareKind
+from joulebook.rows import NO_PHASE, Component, Measurement, Method, Policy, Run, Share, ShareKind
 from joulebook.spans import overlap
 from joulebook.split import resplit
+from joulebook.units import joules
 
 COVERAGE_FACTOR = 2.0
 """Intervals are value +- k standard uncertainties, k = 2 (about 95 %)."""
 
-Part = tuple[Component, str, int, float, str, float]
+OUTSIDE_PHASES: Final = "outside phases"
+"""How documents and tables call the joules of a run that fall in no phase."""
+
+Behind = tuple[int, str, float, float]
+"""One energy of a sum: millijoules, u_common_key, u_common, u_indep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +49,11 @@ class RunEnergy:
     """Energy of one run under one policy, in integer millijoules.
 
     component, phase, member, rank: where the run's own shares fell; child: energy of child runs, by run id.
-    interval: component -> (low, high) at k = 2.  method: the worst method behind each component.
+    interval: component -> (low, high) at k = 2.  u_own: standard uncertainty (k = 1) of ``own``,
+    in millijoules, all components together.  method: the worst method behind each component.
     devices: device -> measured millijoules over the run's span, whoever used it.
     coverage: observed part of the run's span, the least covered device deciding.
+    phase_seconds: phase -> seconds of the spans in which it has a share.
     """
 
     run_id: str
@@ -60,6 +69,7 @@ class RunEnergy:
     conservation: Conservation
     notes: tuple[str, ...] = ()
     phase_seconds: dict[str, float] = field(default_factory=dict)
+    u_own: float = 0.0
 
     @property
     def own(self) -> int:
@@ -70,6 +80,11 @@ class RunEnergy:
     def total(self) -> int:
         """Millijoules of the run and its children."""
         return self.own + sum(self.child.values())
+
+    @property
+    def own_interval(self) -> tuple[int, int]:
+        """``own`` at k = 2, in millijoules: common gain errors add across components, others do not."""
+        return interval_of(self.own, self.u_own)
 
 
 def check_conservation(measurements: Iterable[Measurement]) -> Conservation:
@@ -88,7 +103,7 @@ def check_conservation(measurements: Iterable[Measurement]) -> Conservation:
     return Conservation(measured, by_kind[ShareKind.RUN], by_kind[ShareKind.IDLE], by_kind[ShareKind.UNATTRIBUTED])
 
 
-def combined_u(parts: Sequence[tuple[int, str, float, float]]) -> float:
+def combined_u(parts: Sequence[Behind]) -> float:
     """Standard uncertainty of a sum of energies, in the energies' unit.
 
     parts: (energy, u_common_key, u_common, u_indep) each, u relative.  Common parts add linearly
@@ -103,6 +118,11 @@ def combined_u(parts: Sequence[tuple[int, str, float, float]]) -> float:
     return math.sqrt(sum(u * u for u in common.values()) + squares)
 
 
+def interval_of(millijoules: int, u: float) -> tuple[int, int]:
+    """(low, high) of an energy at k = 2, never below 0; u: standard uncertainty in millijoules."""
+    return max(0, round(millijoules - COVERAGE_FACTOR * u)), round(millijoules + COVERAGE_FACTOR * u)
+
+
 def run_energy(
     run: Run, measurements: Sequence[Measurement], policy: Policy | None = None, children: Sequence[str] = ()
 ) -> RunEnergy:
@@ -112,66 +132,164 @@ def run_energy(
     policy: None keeps the shares as written (and says their policy), else they are split again.
     children: ids of runs nested in this one, summed apart.
     """
-    component: dict[Component, int] = defaultdict(int)
-    phase: dict[str, dict[Component, int]] = defaultdict(lambda: defaultdict(int))
-    member: dict[str, int] = defaultdict(int)
-    child: dict[str, int] = defaultdict(int)
-    devices: dict[str, int] = defaultdict(int)
-    observed: dict[str, float] = defaultdict(float)
-    behind: dict[Component, list[tuple[int, str, float, float]]] = defaultdict(list)
-    method: dict[Component, Method] = {}
-    seconds: dict[str, set[tuple[int, int]]] = defaultdict(set)
-    notes: set[str] = set()
-    inside: list[Measurement] = []
-    ended_ns = run.ended_ns if run.ended_ns is not None else math.inf
-    mine = {run.run_id}
-    for m in measurements:
-        shares = m.shares if policy is None else resplit(m, policy)
-        owners = {share.run_id for share in shares}
-        same_boot = m.machine_id == run.machine_id and m.boot_id == run.boot_id
-        within = same_boot and overlap(m.started_ns, m.ended_ns, run.started_ns, int(min(ended_ns, m.ended_ns)))
-        if not within and not owners & (mine | set(children)):
-            continue
-        inside.append(m)
-        devices[m.device_id] += m.energy_millijoules
-        observed[m.device_id] += (m.ended_ns - m.started_ns) * m.coverage
-        if m.note:
-            notes.add(f"{m.device_id}: {m.note}")
-        for share in shares:
-            if share.run_id in children:
-                child[share.run_id] += share.millijoules
-            if share.run_id not in mine:
-                continue
-            component[m.component] += share.millijoules
-            phase[share.phase][m.component] += share.millijoules
-            seconds[share.phase].add((m.started_ns, m.ended_ns))
-            if share.member is not None:
-                member[share.member] += share.millijoules
-            behind[m.component].append((share.millijoules, m.u_common_key, m.u_common, m.u_indep))
-            method[m.component] = max(method.get(m.component, Method.COUNTER), m.method, key=_worse)
-    conservation = check_conservation(inside)
-    interval = {}
-    for name, parts in behind.items():
-        u = COVERAGE_FACTOR * combined_u(parts)
-        interval[name] = (max(0, round(component[name] - u)), round(component[name] + u))
-    span = max(1, (run.ended_ns or max((m.ended_ns for m in inside), default=run.started_ns + 1)) - run.started_ns)
-    written = {share.policy for m in inside for share in m.shares}
+    wanted = {run.run_id, *children}
+    inside = [m for m in measurements if _belongs(m, run, wanted)]
+    split_again = [(m, m.shares if policy is None else resplit(m, policy)) for m in inside]
+    own = [(m, share) for m, shares in split_again for share in shares if share.run_id == run.run_id]
+    behind = _behind(own)
+    component = _total(own, lambda m, _: m.component)
     return RunEnergy(
         run_id=run.run_id,
-        policy=policy or next(iter(written), Policy.RESERVED),
-        component=dict(component),
-        phase={name: dict(parts) for name, parts in phase.items()},
-        member=dict(member),
-        interval=interval,
-        method=method,
-        devices=dict(devices),
-        child=dict(child),
-        coverage=min(1.0, min(observed.values(), default=0.0) / span),
-        conservation=conservation,
-        notes=tuple(sorted(notes)),
-        phase_seconds={name: sum(b - a for a, b in spans) / 1e9 for name, spans in seconds.items()},
+        policy=policy or min((share.policy for m in inside for share in m.shares), default=Policy.RESERVED),
+        component=component,
+        phase=_by_phase(own),
+        member=_total([(m, s) for m, s in own if s.member is not None], lambda _, s: str(s.member)),
+        interval={name: interval_of(component[name], combined_u(parts)) for name, parts in behind.items()},
+        method=_methods(own),
+        devices=_measured_by_device(inside),
+        child=_total([(m, s) for m, ss in split_again for s in ss if s.run_id in children], lambda _, s: s.run_id),
+        coverage=_coverage(run, inside),
+        conservation=check_conservation(inside),
+        notes=tuple(sorted({f"{m.device_id}: {m.note}" for m in inside if m.note})),
+        phase_seconds=_phase_seconds(own),
+        u_own=combined_u([part for parts in behind.values() for part in parts]),
     )
 
 
-def _worse(method: Method) -> int:
-    return list(Method).index(method)
+Owned = Sequence[tuple[Measurement, Share]]
+"""Shares with the measurement that each is a part of."""
+
+
+def _belongs(m: Measurement, run: Run, wanted: set[str]) -> bool:
+    """True when a wanted run has a share in it, or it overlaps the run's span on the run's boot."""
+    if any(share.run_id in wanted for share in m.shares):
+        return True
+    if (m.machine_id, m.boot_id) != (run.machine_id, run.boot_id):
+        return False
+    ended_ns = m.ended_ns if run.ended_ns is None else run.ended_ns
+    return overlap(m.started_ns, m.ended_ns, run.started_ns, ended_ns) > 0
+
+
+def _total(owned: Owned, key: Any) -> dict[Any, int]:
+    totals: dict[Any, int] = defaultdict(int)
+    for m, share in owned:
+        totals[key(m, share)] += share.millijoules
+    return dict(totals)
+
+
+def _by_phase(owned: Owned) -> dict[str, dict[Component, int]]:
+    totals: dict[str, dict[Component, int]] = defaultdict(lambda: defaultdict(int))
+    for m, share in owned:
+        totals[share.phase][m.component] += share.millijoules
+    return {phase: dict(parts) for phase, parts in totals.items()}
+
+
+def _behind(owned: Owned) -> dict[Component, list[Behind]]:
+    behind: dict[Component, list[Behind]] = defaultdict(list)
+    for m, share in owned:
+        behind[m.component].append((share.millijoules, m.u_common_key, m.u_common, m.u_indep))
+    return behind
+
+
+def _methods(owned: Owned) -> dict[Component, Method]:
+    worst: dict[Component, Method] = {}
+    for m, _ in owned:
+        worst[m.component] = max(worst.get(m.component, Method.COUNTER), m.method, key=list(Method).index)
+    return worst
+
+
+def _measured_by_device(inside: Iterable[Measurement]) -> dict[str, int]:
+    devices: dict[str, int] = defaultdict(int)
+    for m in inside:
+        devices[m.device_id] += m.energy_millijoules
+    return dict(devices)
+
+
+def _coverage(run: Run, inside: Sequence[Measurement]) -> float:
+    """Observed part of the run's span, 0 to 1; the least covered device decides, 0 when there is none."""
+    ended_ns = run.ended_ns or max((m.ended_ns for m in inside), default=run.started_ns + 1)
+    observed: dict[str, float] = defaultdict(float)
+    for m in inside:
+        # Boot clocks of two machines do not compare: a span elsewhere counts whole.
+        here = (m.machine_id, m.boot_id) == (run.machine_id, run.boot_id)
+        length = overlap(m.started_ns, m.ended_ns, run.started_ns, ended_ns) if here else m.ended_ns - m.started_ns
+        observed[m.device_id] += length * m.coverage
+    return min(1.0, min(observed.values(), default=0.0) / max(1, ended_ns - run.started_ns))
+
+
+def _phase_seconds(owned: Owned) -> dict[str, float]:
+    """Length of the union of each phase's spans: devices and ranks side by side count once."""
+    spans: dict[str, dict[tuple[str, str], set[tuple[int, int]]]] = defaultdict(lambda: defaultdict(set))
+    for m, share in owned:
+        spans[share.phase][m.machine_id, m.boot_id].add((m.started_ns, m.ended_ns))
+    return {phase: max(_union(by) for by in clocks.values()) / 1e9 for phase, clocks in spans.items()}
+
+
+def _union(spans: Iterable[tuple[int, int]]) -> int:
+    length, reached = 0, -(2**63)
+    for start, end in sorted(spans):
+        length += max(0, end - max(start, reached))
+        reached = max(reached, end)
+    return length
+
+
+COMPONENT_KEYS: Final = (Component.CPU, Component.DRAM, Component.GPU, Component.OTHER)
+"""Components that every document names; null where no meter saw one: missing is not zero."""
+
+
+def document(run: Run, energy: RunEnergy) -> dict[str, Any]:
+    """The energy part of the JSON object of ``joulebook run --json`` (docs/reference/report.md).
+
+    Joules as floats, conservation in integer millijoules, times ISO 8601 in UTC. The priced
+    fields are null, and ``missing`` says what prices them.
+    """
+    named = [*COMPONENT_KEYS, *sorted(set(energy.component) - set(COMPONENT_KEYS))]
+    return {
+        "run_id": run.run_id,
+        "status": str(run.status),
+        "reason": run.reason,
+        "started_at": iso_utc(run.started_at_us),
+        "ended_at": None if run.ended_at_us is None else iso_utc(run.ended_at_us),
+        "policy": str(energy.policy),
+        "energy_joules": {str(c): joules(energy.component[c]) if c in energy.component else None for c in named},
+        "energy_interval_joules": {str(c): _joules_pair(pair) for c, pair in energy.interval.items()},
+        "energy_total_joules": joules(energy.own),
+        "energy_total_interval_joules": _joules_pair(energy.own_interval),
+        "children": {run_id: joules(mj) for run_id, mj in energy.child.items()},
+        "energy_with_children_joules": joules(energy.total),
+        "method": {str(c): str(method) for c, method in energy.method.items()},
+        "phases": {phase_name(p): _joules_by(parts) for p, parts in energy.phase.items()},
+        "phase_seconds": {phase_name(p): seconds for p, seconds in energy.phase_seconds.items()},
+        "members": _joules_by(energy.member),
+        "devices": _joules_by(energy.devices),
+        "coverage": energy.coverage,
+        "notes": sorted({*run.notes, *energy.notes}),
+        "facility_energy_kwh": None,
+        "emissions_g": None,
+        "missing": "emissions are not priced here; pip install 'joulebook[reports]'",
+        "conservation": {
+            "measured": energy.conservation.measured,
+            "runs": energy.conservation.runs,
+            "idle": energy.conservation.idle,
+            "unattributed": energy.conservation.unattributed,
+        },
+    }
+
+
+def phase_name(phase: str) -> str:
+    """The phase as people read it: the empty one has a name too."""
+    return OUTSIDE_PHASES if phase == NO_PHASE else phase
+
+
+def iso_utc(at_us: int) -> str:
+    """UTC microseconds as ISO 8601, to the microsecond, without going through floats."""
+    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at_us)
+    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _joules_by(millijoules: Mapping[Any, int]) -> dict[str, float]:
+    return {str(key): joules(value) for key, value in millijoules.items()}
+
+
+def _joules_pair(millijoules: tuple[int, int]) -> list[float]:
+    return [joules(end) for end in millijoules]

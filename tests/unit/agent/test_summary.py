@@ -1,0 +1,155 @@
+"""Hand-worked sums of one run. All millijoules; spans of 10 s on one boot clock."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from joulebook.errors import LedgerError
+from joulebook.rows import Component, Labels, Measurement, Method, Policy, Run, Share, ShareKind, Status, Weights
+from joulebook.summary import OUTSIDE_PHASES, check_conservation, combined_u, document, iso_utc, run_energy
+
+SECOND = 1_000_000_000
+START_US = 1_780_000_000_000_000
+
+
+def run_share(
+    millijoules: int, run_id: str = "r1", phase: str = "train", cpu: float = 1.0, reserved: float = 1.0
+) -> Share:
+    return Share(ShareKind.RUN, millijoules, Policy.RESERVED, run_id, phase, weights=Weights(cpu, 0.0, reserved))
+
+
+def rest(millijoules: int, cpu: float = 0.0, reserved: float = 0.0) -> Share:
+    return Share(ShareKind.UNATTRIBUTED, millijoules, Policy.RESERVED, weights=Weights(cpu, 0.0, reserved))
+
+
+def measured(
+    *shares: Share, device: str = "package-0", at: int = 0, seconds: int = 10, **changes: object
+) -> Measurement:
+    base = Measurement(
+        machine_id="m",
+        boot_id="b",
+        device_id=device,
+        component=Component.CPU,
+        started_at_us=START_US + at * 1_000_000,
+        ended_at_us=START_US + (at + seconds) * 1_000_000,
+        started_ns=at * SECOND,
+        ended_ns=(at + seconds) * SECOND,
+        energy_millijoules=sum(s.millijoules for s in shares),
+        meter="rapl",
+        method=Method.COUNTER,
+        u_common=0.03,
+        u_common_key="rapl",
+        u_indep=0.0,
+        coverage=1.0,
+        source="agent",
+        shares=shares,
+    )
+    return replace(base, **changes)
+
+
+def a_run(seconds: int = 20) -> Run:
+    return Run("r1", "m", "b", Status.OK, START_US, 0, Labels(), START_US + seconds * 1_000_000, seconds * SECOND)
+
+
+def test_energy_falls_to_component_phase_and_conservation() -> None:
+    # cpu 700 + 400, dram 90; others 300 of run r2 and 100 that nobody claimed
+    energy = run_energy(
+        a_run(),
+        [
+            measured(run_share(700), run_share(300, "r2")),
+            measured(run_share(400, phase="eval"), rest(100), at=10),
+            measured(run_share(90), device="dram-0", component=Component.DRAM, u_common=0.1, u_common_key="dram"),
+        ],
+    )
+    assert energy.component == {Component.CPU: 1100, Component.DRAM: 90}
+    assert energy.phase == {"train": {Component.CPU: 700, Component.DRAM: 90}, "eval": {Component.CPU: 400}}
+    assert energy.devices == {"package-0": 1500, "dram-0": 90}
+    assert (energy.conservation.measured, energy.conservation.runs) == (1590, 1490)
+    assert (energy.conservation.idle, energy.conservation.unattributed) == (0, 100)
+    assert energy.conservation.holds
+
+
+def test_intervals_add_common_gain_within_a_key_and_square_it_across_keys() -> None:
+    # cpu: 1000 mJ at 3 % of one gain -> u = 30, interval 1000 +- 60
+    # dram: 400 mJ at 10 % -> u = 40, interval 400 +- 80; together sqrt(30^2 + 40^2) = 50 -> 1400 +- 100
+    energy = run_energy(
+        a_run(10),
+        [
+            measured(run_share(600)),
+            measured(run_share(400), device="package-1"),
+            measured(run_share(400), device="dram-0", component=Component.DRAM, u_common=0.1, u_common_key="dram"),
+        ],
+    )
+    assert energy.interval == {Component.CPU: (940, 1060), Component.DRAM: (320, 480)}
+    assert energy.u_own == pytest.approx(50.0)
+    assert energy.own_interval == (1300, 1500)
+
+
+def test_eight_boards_with_one_gain_error_do_not_average_it_away() -> None:
+    assert combined_u([(100, "nvml", 0.05, 0.0)] * 8) == pytest.approx(40.0)  # 5 % of 800
+    assert combined_u([(100, "", 0.0, 0.05)] * 4) == pytest.approx(10.0)  # 5 x sqrt 4
+
+
+def test_an_interval_never_goes_below_zero() -> None:
+    energy = run_energy(a_run(10), [measured(run_share(100), u_common=0.8)])
+    assert energy.interval[Component.CPU] == (0, 260)
+
+
+def test_another_policy_splits_again_from_the_weights() -> None:
+    # reserved gave 50:50; by CPU seconds it is 3:1
+    halves = measured(run_share(500, cpu=3.0, reserved=0.5), run_share(500, "r2", cpu=1.0, reserved=0.5), rest(0))
+    assert run_energy(a_run(10), [halves]).own == 500
+    assert run_energy(a_run(10), [halves], Policy.UTILISATION).own == 750
+
+
+def test_children_are_summed_apart() -> None:
+    energy = run_energy(a_run(10), [measured(run_share(100), run_share(40, "c1"), run_share(2, "c2"))], children=["c1"])
+    assert (energy.own, energy.child, energy.total) == (100, {"c1": 40}, 140)
+
+
+def test_the_worst_method_names_the_component() -> None:
+    rows = [measured(run_share(1)), measured(run_share(1), at=10, method=Method.MODELLED)]
+    assert run_energy(a_run(), rows).method == {Component.CPU: Method.MODELLED}
+
+
+def test_coverage_counts_only_what_lies_in_the_run() -> None:
+    # 5 of the first 10 s are before the run ends at 15 s: 10 + 5 of 15 s, the second half-observed
+    rows = [measured(run_share(1)), measured(run_share(1), at=10, coverage=0.5)]
+    assert run_energy(a_run(15), rows).coverage == pytest.approx((10 + 2.5) / 15)
+
+
+def test_no_measurement_is_no_coverage_and_no_energy() -> None:
+    energy = run_energy(a_run(), [])
+    assert (energy.coverage, energy.component, energy.own) == (0.0, {}, 0)
+
+
+def test_other_boots_and_other_spans_are_passed_over() -> None:
+    foreign = [measured(run_share(9, "r2"), boot_id="b2"), measured(run_share(9, "r2"), at=20)]
+    assert run_energy(a_run(), foreign).conservation.measured == 0
+
+
+def test_phase_seconds_count_devices_side_by_side_once() -> None:
+    rows = [measured(run_share(1)), measured(run_share(1), device="gpu-0", at=5)]  # 0-10 and 5-15
+    assert run_energy(a_run(), rows).phase_seconds == {"train": 15.0}
+
+
+def test_an_altered_share_is_refused() -> None:
+    row = measured(run_share(100), rest(5))
+    object.__setattr__(row, "energy_millijoules", 104)
+    with pytest.raises(LedgerError, match="do not sum to its 104 mJ"):
+        check_conservation([row])
+
+
+def test_document_says_missing_and_not_zero() -> None:
+    doc = document(a_run(10), run_energy(a_run(10), [measured(run_share(1500), run_share(500, phase=""))]))
+    assert doc["energy_joules"] == {"cpu": 2.0, "dram": None, "gpu": None, "other": None}
+    assert doc["phases"] == {"train": {"cpu": 1.5}, OUTSIDE_PHASES: {"cpu": 0.5}}
+    assert doc["energy_interval_joules"] == {"cpu": [1.88, 2.12]}  # 3 %, k = 2
+    assert doc["conservation"] == {"measured": 2000, "runs": 2000, "idle": 0, "unattributed": 0}
+    assert doc["emissions_g"] is None
+    assert "joulebook[reports]" in doc["missing"]
+
+
+def test_iso_utc_keeps_every_microsecond() -> None:
+    assert iso_utc(1_780_000_000_123_456) == "2026-05-28T20:26:40.123456Z"
