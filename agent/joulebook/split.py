@@ -74,8 +74,15 @@ def split(
 
 
 def resplit(measurement: Measurement, policy: Policy) -> tuple[Share, ...]:
-    """The same measurement's shares under another policy, from the weights that they kept."""
-    claims = [share for share in measurement.shares if share.kind is not ShareKind.IDLE]
+    """The same measurement's shares under another policy, from the weights that they kept.
+
+    Shares already under that policy stay as written (a late mark may have moved millijoules that no
+    weight explains), and so do shares that kept no weight at all (an import of shares alone).
+    """
+    written = measurement.shares
+    if all(share.policy is policy for share in written) or all(share.weights == Weights() for share in written):
+        return written
+    claims = [share for share in written if share.kind is not ShareKind.IDLE]
     return split(measurement.energy_millijoules, claims, policy, measurement.component, measurement.idle_millijoules)
 
 

@@ -7,8 +7,8 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from joulebook.rows import Component, Policy, Share, ShareKind, Weights
-from joulebook.split import largest_remainder, split
+from joulebook.rows import Component, Measurement, Method, Policy, Share, ShareKind, Weights
+from joulebook.split import largest_remainder, resplit, split
 
 millijoules = st.integers(0, 10**15)
 weight = st.floats(0, 1e18, allow_nan=False, allow_subnormal=True)
@@ -91,3 +91,32 @@ def test_calibrated_idle_follows_the_policy_and_use_follows_use() -> None:
 def test_energy_that_no_weight_claims_is_unattributed() -> None:
     shares = split(77, [Share(ShareKind.UNATTRIBUTED, 0, Policy.RESERVED)], Policy.UTILISATION, Component.GPU)
     assert [(s.kind, s.millijoules) for s in shares] == [(ShareKind.UNATTRIBUTED, 77)]
+
+
+def measurement_of(shares: tuple[Share, ...]) -> Measurement:
+    total = sum(share.millijoules for share in shares)
+    return Measurement(
+        "m", "b", "d", Component.CPU, 0, 10, 0, 10, total, "rapl", Method.COUNTER, 0.0, "", 0.0, 1.0, "agent", shares
+    )
+
+
+@given(millijoules, claims)
+def test_a_report_splits_again_as_the_agent_would_have(total: int, claims: list[Share]) -> None:
+    written = measurement_of(split(total, claims, Policy.RESERVED, Component.CPU))
+    assert resplit(written, Policy.UTILISATION) == split(total, claims, Policy.UTILISATION, Component.CPU)
+
+
+def test_shares_already_under_the_policy_stay_as_a_late_mark_left_them() -> None:
+    moved = measurement_of(
+        (
+            Share(ShareKind.RUN, 90, Policy.RESERVED, "a", weights=Weights(0.0, 0.0, 0.5)),
+            Share(ShareKind.UNATTRIBUTED, 10, Policy.RESERVED, weights=Weights(1.0, 0.0, 0.5)),
+        )
+    )
+    assert resplit(moved, Policy.RESERVED) == moved.shares
+    assert [s.millijoules for s in resplit(moved, Policy.UTILISATION)] == [0, 100]
+
+
+def test_shares_without_weights_cannot_be_split_again() -> None:
+    imported = measurement_of((Share(ShareKind.RUN, 90, Policy.RESERVED, "a"),))
+    assert resplit(imported, Policy.UTILISATION) == imported.shares
