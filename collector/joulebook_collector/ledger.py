@@ -1,0 +1,563 @@
+"""The embedded ledger: one DuckDB file, owned by one process at a time, append-only.
+
+Every transaction has a number and a known_at_us that only ever rise; every reader takes the
+as-of time T and sees what was known at T, so the same T always gives the same answer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import duckdb
+from joulebook.errors import BadInput, LedgerError
+from joulebook.rows import Batch, Body, Mark, Measurement, Reassignment, Run, kind_of, to_wire
+
+from joulebook_collector import columns, schema
+from joulebook_collector.columns import Record
+from joulebook_collector.lock import take_lock
+from joulebook_collector.moves import with_moves
+from joulebook_collector.shadows import Look, RowName, shadowed
+from joulebook_collector.shipped import bring_shipped
+
+__all__ = ["Forked", "Ledger", "Receipt", "Stamp"]
+
+DuckValues = Sequence[Any]
+
+
+class Forked(LedgerError):
+    """Rows re-sent under a place that holds others: two agents write one incarnation (a cloned disk)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a batch. high_water: the highest seq of its incarnation that the ledger has seen."""
+
+    accepted: int
+    duplicates: int
+    quarantined: int
+    high_water: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """A transaction's number and the moment since which its rows are known, UTC microseconds."""
+
+    txn: int
+    known_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Fresh:
+    """A row of a batch that the ledger does not hold yet; refused says why it goes to quarantine."""
+
+    seq: int
+    record: Record
+    refused: str = ""
+    duplicate: bool = False
+
+
+def now_us() -> int:
+    """UTC microseconds of the wall clock."""
+    return time.time_ns() // 1000
+
+
+class Ledger:
+    """The book. Use ``Ledger.open`` as a context manager; not for use by several threads."""
+
+    def __init__(self, db: duckdb.DuckDBPyConnection, lock: int, path: Path, clock: Callable[[], int]) -> None:
+        self.path = path
+        self._db = db
+        self._lock = lock
+        self._clock = clock
+
+    @classmethod
+    def open(cls, path: Path, *, wait_seconds: float = 60.0, clock: Callable[[], int] = now_us) -> Ledger:
+        """The ledger in that file, made when absent, brought to this schema when older.
+
+        wait_seconds: how long to wait for another process that has it.  clock: UTC microseconds.
+        Raises LedgerError when it cannot be had, cannot be read, or is of a newer schema.
+        """
+        lock = take_lock(path, wait_seconds)
+        try:
+            ledger = cls(_connect(path), lock, path, clock)
+            ledger._bring_up_to_date()
+        except BaseException:
+            os.close(lock)
+            raise
+        return ledger
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the file back. Every transaction is on disk already."""
+        self._db.close()
+        os.close(self._lock)
+
+    # -- writing
+
+    def ingest(self, batch: Batch) -> Receipt:
+        """Take a batch, once, however often it is delivered; durable on return.
+
+        Rows that break a rule go to quarantine with the reason. Raises Forked when rows of the same
+        place differ from those that are stored, BadInput when the batch itself is malformed;
+        nothing is stored then.
+        """
+        _check_batch(batch)
+        high_water = self._high_water(batch)
+        held = self._held(batch) if batch.first_seq <= high_water else {}
+        records = [(row.seq, _record(row.body)) for row in batch.rows]
+        for seq, (record, _) in records:
+            if held.get(seq, record.digest) != record.digest:
+                raise Forked(
+                    f"row {seq} of incarnation {batch.incarnation} differs from the one that is stored",
+                    "send the waiting rows under a new incarnation",
+                )
+        fresh = [_Fresh(seq, record, refused) for seq, (record, refused) in records if seq not in held]
+        duplicates = len(records) - len(fresh)
+        if not fresh:
+            return Receipt(0, duplicates, 0, high_water)
+        fresh = self._without_overlaps(batch.agent_id, fresh)
+        good = [row for row in fresh if not row.refused]
+        duplicates += sum(row.duplicate for row in fresh)
+        receipt = Receipt(
+            len(good),
+            duplicates,
+            sum(bool(row.refused) and not row.duplicate for row in fresh),
+            max(high_water, batch.last_seq),
+        )
+        with self.transaction("ingest", batch, receipt, high_water) as stamp:
+            self._store(stamp, batch, good, [row for row in fresh if row.refused])
+        return receipt
+
+    @contextmanager
+    def transaction(
+        self,
+        action: str,
+        batch: Batch | None = None,
+        receipt: Receipt | None = None,
+        high_water: int = 0,
+        detail: str = "",
+    ) -> Iterator[Stamp]:
+        """One durable transaction with its line in the log; nothing of it is stored when the body raises."""
+        self._db.execute("begin transaction")
+        try:
+            last_txn, last_us = self._last()
+            stamp = Stamp(last_txn + 1, max(self._clock(), last_us + 1))
+            receipt = receipt or Receipt(0, 0, 0, 0)
+            first = batch.first_seq if batch else 0
+            gap = (high_water + 1, first - 1) if batch and first > high_water + 1 else (None, None)
+            counts = (receipt.high_water, receipt.accepted, receipt.duplicates, receipt.quarantined)
+            who = (batch.agent_id, batch.incarnation) if batch else ("", "")
+            self.append("log", [(stamp.txn, stamp.known_at_us, action, *who, first, *counts, *gap, detail)])
+            yield stamp
+            self._db.execute("commit")
+        except BaseException:
+            self._db.execute("rollback")
+            raise
+
+    def append(self, table: str, rows: Sequence[DuckValues]) -> None:
+        """Add whole rows to a table of the schema, inside a transaction."""
+        if not rows:
+            return
+        kinds = [kind.removesuffix(" null") for _, kind in schema.TABLES[table]]
+        insert_columns(self._db, table, kinds, rows)
+
+    def query(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
+        """Rows of a read-only statement."""
+        return self._db.execute(sql, values).fetchall()
+
+    def latest_known_us(self) -> int:
+        """known_at_us of the newest transaction: the as-of time that sees everything."""
+        return self._last()[1]
+
+    # -- reading
+
+    def runs(self, as_of_us: int | None = None, *, study: str | None = None) -> list[Run]:
+        """The newest version of every run, by start and id."""
+        where = "" if study is None else "where study = $study"
+        return self._newest_runs(where, as_of_us, {} if study is None else {"study": study})
+
+    def run(self, run_id: str, as_of_us: int | None = None) -> Run | None:
+        """The newest version of a run, None when the ledger does not know it."""
+        found = self._newest_runs("where run_id = $run_id", as_of_us, {"run_id": run_id})
+        return found[0] if found else None
+
+    def children(self, run_id: str, as_of_us: int | None = None) -> list[Run]:
+        """Runs that name this one as their parent, by start and id."""
+        return self._newest_runs("where parent_run_id = $parent", as_of_us, {"parent": run_id})
+
+    def finished_at_us(self, run_id: str, as_of_us: int | None = None) -> int | None:
+        """known_at_us since when the ledger knows the run to have ended: its first price can be no older."""
+        found: int | None = self.query(
+            "select min(known_at_us) from run where run_id = ? and status <> 'running' and known_at_us <= ?",
+            [run_id, self.as_of(as_of_us)],
+        )[0][0]
+        return found
+
+    def measurements(
+        self,
+        as_of_us: int | None = None,
+        *,
+        run_ids: Sequence[str] | None = None,
+        overlapping: Sequence[Run] | None = None,
+    ) -> list[Measurement]:
+        """What counts of the measurements known at T, late marks applied, in order of start, machine and device.
+
+        run_ids: only those with a share of one of these runs.  overlapping: also those of these runs'
+        machines within their spans, whoever drew them.  Neither: the whole book.
+        Raises LedgerError naming the row when its shares do not sum to it (law 1).
+        """
+        as_of = self.as_of(as_of_us)
+        self._pick(as_of, run_ids, overlapping)
+        hidden = self._shadowed(as_of)
+        shares = self._picked_shares()
+        moves = self._picked_moves(as_of)
+        found = []
+        for txn, seq, *values in self.query(_PICKED):
+            measurement = columns.measurement_from(values, shares.get((txn, seq), ()))
+            if (txn, seq) not in hidden:
+                moved = moves.get((txn, seq))
+                found.append(with_moves(measurement, moved) if moved else measurement)
+        return found
+
+    def shadowed_count(
+        self,
+        as_of_us: int | None = None,
+        *,
+        run_ids: Sequence[str] | None = None,
+        overlapping: Sequence[Run] | None = None,
+    ) -> int:
+        """How many measurements, picked as in ``measurements``, a better look at the same device hides (law 2)."""
+        as_of = self.as_of(as_of_us)
+        self._pick(as_of, run_ids, overlapping)
+        picked = {(txn, seq) for txn, seq in self.query("select txn, seq from picked")}
+        return len(picked & self._shadowed(as_of))
+
+    def marks(self, run_ids: Sequence[str], as_of_us: int | None = None) -> list[Mark]:
+        """The runs' marks in order of time; a mark that was delivered under two places counts once."""
+        rows = self.query(
+            f"""select {_names(schema.MARK)} from (
+                select *, row_number() over (
+                    partition by run_id, machine_id, boot_id, pid, kind, at_ns, n order by txn, seq) as copy
+                from mark where known_at_us <= $as_of and run_id in (select unnest($runs::varchar[]))
+            ) as m where copy = 1 order by at_us, machine_id, boot_id, at_ns, pid, n, kind""",  # noqa: S608
+            {"as_of": self.as_of(as_of_us), "runs": list(run_ids)},
+        )
+        return [columns.mark_from(row) for row in rows]
+
+    def quarantined(self, as_of_us: int | None = None) -> list[tuple[str, str, int, str, str]]:
+        """Refused rows: (agent_id, incarnation, seq, kind, reason), in order of arrival."""
+        rows = self.query(
+            "select agent_id, incarnation, seq, kind, reason from quarantine where known_at_us <= ? order by txn, seq",
+            [self.as_of(as_of_us)],
+        )
+        return [(agent, incarnation, seq, kind, reason) for agent, incarnation, seq, kind, reason in rows]
+
+    def gaps(self, as_of_us: int | None = None) -> list[tuple[str, str, int, int]]:
+        """Places that never arrived when later ones did: (agent_id, incarnation, first seq, last seq)."""
+        rows = self.query(
+            "select agent_id, incarnation, gap_from, gap_to from log where gap_from is not null and known_at_us <= ?"
+            " order by txn",
+            [self.as_of(as_of_us)],
+        )
+        return [(agent, incarnation, first, last) for agent, incarnation, first, last in rows]
+
+    def as_of(self, as_of_us: int | None) -> int:
+        """T, or the newest known time when none is asked for."""
+        return self.latest_known_us() if as_of_us is None else as_of_us
+
+    def table(self, name: str, kinds: Sequence[tuple[str, str]], rows: Sequence[DuckValues]) -> None:
+        """A temporary table for one statement, outside the file. kinds: (column, type) each."""
+        body = ", ".join(f"{column} {kind}" for column, kind in kinds)
+        self._db.execute(f"create or replace temp table {name} ({body})")
+        if rows:
+            insert_columns(self._db, name, [kind for _, kind in kinds], rows)
+
+    # -- inside
+
+    def _bring_up_to_date(self) -> None:
+        self._db.execute("create table if not exists schema_version (version bigint not null)")
+        version = self.query("select coalesce(max(version), 0) from schema_version")[0][0]
+        for step, statements in enumerate(schema.MIGRATIONS[version:], start=version + 1):
+            self._db.execute("begin transaction")
+            for statement in statements:
+                self._db.execute(statement)
+            self._db.execute("insert into schema_version values (?)", [step])
+            self._db.execute("commit")
+        bring_shipped(self)
+
+    def _last(self) -> tuple[int, int]:
+        txn, known = self.query("select coalesce(max(txn), 0), coalesce(max(known_at_us), 0) from log")[0]
+        return txn, known
+
+    def _high_water(self, batch: Batch) -> int:
+        found: int = self.query(
+            "select coalesce(max(high_water), 0) from log where agent_id = ? and incarnation = ?",
+            [batch.agent_id, batch.incarnation],
+        )[0][0]
+        return found
+
+    def _held(self, batch: Batch) -> dict[int, str]:
+        one = (
+            "select seq, digest from {} where agent_id = $agent and incarnation = $inc and seq between $first and $last"
+        )
+        sql = " union all ".join(one.format(table) for table in schema.DELIVERED)
+        place = {"agent": batch.agent_id, "inc": batch.incarnation, "first": batch.first_seq, "last": batch.last_seq}
+        return dict(self.query(sql, place))
+
+    def _without_overlaps(self, agent_id: str, fresh: list[_Fresh]) -> list[_Fresh]:
+        """Refuse a measurement that overlaps another of its device by the same meter of the same agent."""
+        spans = [row.record.values for row in fresh if row.record.kind == "measurement" and not row.refused]
+        if not spans:
+            return fresh
+        taken = self._spans_near(agent_id, spans)
+        judged = []
+        for row in fresh:
+            if row.record.kind == "measurement" and not row.refused:
+                row = _judged(row, taken)
+            judged.append(row)
+        return judged
+
+    def _spans_near(self, agent_id: str, spans: list[columns.Values]) -> _Spans:
+        from_ns, to_ns = min(values[6] for values in spans), max(values[7] for values in spans)
+        rows = self.query(
+            "select machine_id, boot_id, device_id, meter, started_ns, ended_ns, digest from measurement"
+            " where agent_id = ? and started_ns < ? and ended_ns > ? order by started_ns",
+            [agent_id, to_ns, from_ns],
+        )
+        taken = _Spans()
+        for *key, start, end, digest in rows:
+            taken.add(tuple(key), start, end, digest)
+        return taken
+
+    def _store(self, stamp: Stamp, batch: Batch, good: list[_Fresh], refused: list[_Fresh]) -> None:
+        place = (stamp.txn, stamp.known_at_us, batch.agent_id, batch.incarnation)
+        tables: dict[str, list[DuckValues]] = defaultdict(list)
+        for row in good:
+            tables[row.record.kind].append((*place, row.seq, row.record.digest, *row.record.values))
+            tables["share"] += [(*place, row.seq, *share) for share in row.record.shares]
+        bodies = {row.seq: row.body for row in batch.rows} if refused else {}
+        for row in refused:
+            body = _quarantine_text(bodies[row.seq])
+            tables["quarantine"].append((*place, row.seq, row.record.digest, row.record.kind, row.refused, body))
+        for table, rows in tables.items():
+            self.append(table, rows)
+
+    def _newest_runs(self, where: str, as_of_us: int | None, values: dict[str, Any]) -> list[Run]:
+        # Within an incarnation seq tells what is newer, whatever the order of arrival; across them, arrival does.
+        rows = self.query(
+            f"""select {_names(schema.RUN)} from (
+                select *, row_number() over (partition by run_id order by txn desc, seq desc) as age from (
+                    select *, row_number() over (
+                        partition by run_id, agent_id, incarnation order by seq desc) as own_age
+                    from run where known_at_us <= $as_of
+                ) as version where own_age = 1
+            ) as r where age = 1 and run_id in (select run_id from run {where})
+            order by started_at_us, run_id""",  # noqa: S608
+            {"as_of": self.as_of(as_of_us), **values},
+        )
+        found = [columns.run_from(row) for row in rows]
+        study, parent = values.get("study"), values.get("parent")
+        return [
+            run
+            for run in found
+            if (study is None or run.labels.study == study) and (parent is None or run.labels.parent_run_id == parent)
+        ]
+
+    def _pick(self, as_of: int, run_ids: Sequence[str] | None, overlapping: Sequence[Run] | None) -> None:
+        """The temporary table ``picked``: (txn, seq) of the measurements that a reader asked for."""
+        self.table("wanted_run", [("run_id", "varchar")], [(run,) for run in _wanted_ids(run_ids, overlapping)])
+        self.table("wanted_span", _SPAN, [_span(run) for run in overlapping or ()])
+        whole = run_ids is None and overlapping is None
+        self._db.execute(
+            "create or replace temp table picked as " + (_PICK_ALL if whole else _PICK_WANTED), {"as_of": as_of}
+        )
+
+    def _picked_shares(self) -> dict[RowName, list[tuple[Any, ...]]]:
+        names = _names(schema.SHARE, "s.")
+        rows = self.query(
+            f"select s.txn, s.seq, {names} from share as s join picked as p on p.txn = s.txn and p.seq = s.seq"  # noqa: S608
+            " order by s.txn, s.seq, s.ordinal"
+        )
+        shares: dict[RowName, list[tuple[Any, ...]]] = defaultdict(list)
+        for row in rows:
+            shares[row[:2]].append(row[2:])
+        return shares
+
+    def _picked_moves(self, as_of: int) -> dict[RowName, list[Reassignment]]:
+        rows = self.query(
+            f"""select m.txn, m.seq, {_names(schema.REASSIGNMENT, "r.")} from reassignment as r
+            join measurement as m on m.agent_id = r.agent_id and m.incarnation = r.of_incarnation and m.seq = r.of_seq
+            join picked as p on p.txn = m.txn and p.seq = m.seq
+            where r.known_at_us <= $as_of order by r.incarnation = r.of_incarnation desc, r.incarnation, r.seq""",  # noqa: S608
+            {"as_of": as_of},
+        )
+        moves: dict[RowName, list[Reassignment]] = defaultdict(list)
+        for row in rows:
+            moves[row[:2]].append(columns.reassignment_from(row[2:]))
+        return moves
+
+    def _shadowed(self, as_of: int) -> set[RowName]:
+        rows = self.query(_SEVERAL_LOOKS, {"as_of": as_of})
+        return shadowed(
+            Look((txn, seq), (machine, device), boot, (us0, us1), (ns0, ns1), method, common, indep, agent, meter)
+            for txn, seq, machine, device, boot, us0, us1, ns0, ns1, method, common, indep, agent, meter in rows
+        )
+
+
+class _Spans:
+    """Spans already taken, by (machine, boot, device, meter), with the digest of who took them."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[tuple[str, ...], list[tuple[int, int, str]]] = defaultdict(list)
+
+    def add(self, key: tuple[str, ...], start: int, end: int, digest: str) -> None:
+        """Take a span; spans of a key come mostly in order of start."""
+        spans = self._by_key[key]
+        spans.append((start, end, digest))
+        if len(spans) > 1 and spans[-2][0] > start:
+            spans.sort()
+
+    def meeting(self, key: tuple[str, ...], start: int, end: int) -> str | None:
+        """Digest of a taken span that shares length with this one; taken spans never overlap each other."""
+        spans = self._by_key[key]
+        at = bisect_left(spans, (end, 0, ""))
+        if at and spans[at - 1][1] > start:
+            return spans[at - 1][2]
+        return None
+
+
+def _judged(row: _Fresh, taken: _Spans) -> _Fresh:
+    values = row.record.values
+    key, start, end = (values[0], values[1], values[2], values[9]), values[6], values[7]
+    met = taken.meeting(key, start, end)
+    if met is None:
+        taken.add(key, start, end, row.record.digest)
+        return row
+    if met == row.record.digest:
+        return _Fresh(row.seq, row.record, "the same row is stored under another place", duplicate=True)
+    return _Fresh(row.seq, row.record, f"overlaps another measurement of {key[2]} by {key[3]} within boot {key[1]}")
+
+
+def _record(body: Body) -> tuple[Record, str]:
+    """The row as columns, or its text alone and the reason why it is refused."""
+    try:
+        return columns.record_of(body), ""
+    except BadInput as error:
+        kind = kind_of(body)
+        return Record(kind, (), (), columns.digest_of(kind, (_quarantine_text(body),), ())), error.cause
+
+
+def _quarantine_text(body: Body) -> str:
+    """The row as JSON, whatever it holds: numbers beyond 64 bits and NaN among them."""
+    return json.dumps(to_wire(body), sort_keys=True, default=str)
+
+
+def _check_batch(batch: Batch) -> None:
+    seqs = [row.seq for row in batch.rows]
+    if not seqs or seqs[0] < 1 or seqs != list(range(seqs[0], seqs[0] + len(seqs))):
+        raise BadInput(
+            f"a batch of incarnation {batch.incarnation} has rows {seqs[:3]}...", "send contiguous rows, counted from 1"
+        )
+
+
+def _connect(path: Path) -> duckdb.DuckDBPyConnection:
+    try:
+        if path.exists():
+            _refuse_newer(path)
+        # The older file format, so that every DuckDB of the supported range can read the book.
+        return duckdb.connect(str(path), config={"storage_compatibility_version": "v1.5.0"})
+    except duckdb.Error as error:
+        reason = str(error).splitlines()[0]
+        raise LedgerError(
+            f"cannot open {path}: {reason}", "close other programs that have it, or restore it from a backup"
+        ) from error
+
+
+def _refuse_newer(path: Path) -> None:
+    with duckdb.connect(str(path), read_only=True) as db:
+        known = db.execute("select 1 from duckdb_tables() where table_name = 'schema_version'").fetchall()
+        version = db.execute("select max(version) from schema_version").fetchall()[0][0] if known else 0
+    if version is not None and version > schema.VERSION:
+        raise LedgerError(
+            f"{path} is of ledger schema {version}, this joulebook knows up to {schema.VERSION}",
+            "upgrade joulebook; the ledger was not touched",
+        )
+
+
+def insert_columns(db: duckdb.DuckDBPyConnection, table: str, kinds: Sequence[str], rows: Sequence[DuckValues]) -> None:
+    """Insert by column: DuckDB takes lists a hundred times faster than row after row."""
+    lists = [list(column) for column in zip(*rows, strict=True)]
+    places = ", ".join(f"unnest(?::{kind}[])" for kind in kinds)
+    db.execute(f"insert into {table} select {places}", lists)
+
+
+def _names(kinds: Sequence[tuple[str, str]], prefix: str = "") -> str:
+    return ", ".join(f"{prefix}{name}" for name, _ in kinds)
+
+
+def _wanted_ids(run_ids: Sequence[str] | None, overlapping: Sequence[Run] | None) -> list[str]:
+    return sorted({*(run_ids or ()), *(run.run_id for run in overlapping or ())})
+
+
+def _span(run: Run) -> tuple[str, str, int, int]:
+    ended_ns = columns.BIGINT_MAX if run.ended_ns is None else run.ended_ns
+    return (run.machine_id, run.boot_id, run.started_ns, ended_ns)
+
+
+_SPAN: Final = (("machine_id", "varchar"), ("boot_id", "varchar"), ("from_ns", "bigint"), ("to_ns", "bigint"))
+
+_PICK_ALL: Final = "select txn, seq from measurement where known_at_us <= $as_of"
+
+_PICK_WANTED: Final = """
+select m.txn, m.seq from measurement as m
+join (select distinct s.txn, s.seq from share as s where s.run_id in (select run_id from wanted_run)) as own
+  on own.txn = m.txn and own.seq = m.seq
+where m.known_at_us <= $as_of
+union
+select m.txn, m.seq from measurement as m
+join reassignment as r on m.agent_id = r.agent_id and m.incarnation = r.of_incarnation and m.seq = r.of_seq
+where m.known_at_us <= $as_of and r.known_at_us <= $as_of and r.to_run_id in (select run_id from wanted_run)
+union
+select m.txn, m.seq from measurement as m
+join wanted_span as w on m.machine_id = w.machine_id and m.boot_id = w.boot_id
+where m.known_at_us <= $as_of and m.started_ns < w.to_ns and m.ended_ns > w.from_ns
+"""
+
+_PICKED: Final = f"""
+select m.txn, m.seq, {_names(schema.MEASUREMENT, "m.")} from measurement as m
+join picked as p on p.txn = m.txn and p.seq = m.seq
+order by m.started_at_us, m.machine_id, m.device_id, m.started_ns, m.boot_id, m.meter, m.agent_id, m.incarnation, m.seq
+"""  # noqa: S608
+
+_SEVERAL_LOOKS: Final = """
+select m.txn, m.seq, m.machine_id, m.device_id, m.boot_id, m.started_at_us, m.ended_at_us, m.started_ns, m.ended_ns,
+    m.method, m.u_common, m.u_indep, m.agent_id, m.meter
+from measurement as m
+join (
+    select d.machine_id, d.device_id from measurement as d
+    join (
+        select distinct n.machine_id, n.device_id from measurement as n
+        join picked as p on p.txn = n.txn and p.seq = n.seq
+    ) as near on near.machine_id = d.machine_id and near.device_id = d.device_id
+    where d.known_at_us <= $as_of
+    group by d.machine_id, d.device_id
+    having count(distinct d.agent_id) > 1 or count(distinct d.meter) > 1
+) as several on several.machine_id = m.machine_id and several.device_id = m.device_id
+where m.known_at_us <= $as_of
+"""
+"""The looks at those picked devices that more than one meter or agent has looked at."""
