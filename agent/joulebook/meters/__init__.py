@@ -55,7 +55,8 @@ class Device:
     step_ns: how often the counter or sensor is updated (> 0).  most_watts: mean power that it cannot
     exceed over a whole step, None when unknown; a difference between two reads may hold up to one
     step's energy more than their distance in time allows, so bound it over elapsed + step_ns.
-    wraps_at_microjoules: where its counter returns to zero, None when it never does.  averaged: power readings are the mean over the last step, not instants.
+    wraps_at_microjoules: where its counter returns to zero, None when it never does.
+    averaged: power readings are the mean over the last step, not instants.
     parent: device_id of the device that contains this one, None for a leaf that stands alone.
     note: a label for every report ("unknown CPU").
     """

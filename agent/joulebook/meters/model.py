@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 from joulebook.cgroup import Cgroup, cgroup_of, cpu_seconds
 from joulebook.cpus import ThreadPower, read_cpu, thread_power
+from joulebook.errors import BadInput
 from joulebook.meters import Device, LeftOut, MeterUnavailable, Reading, Roots
 from joulebook.rows import Component, Method
 
@@ -159,7 +160,9 @@ class Model:
 def open_model(
     roots: Roots, components: Collection[Component] = MODELLED, environ: Mapping[str, str] = os.environ
 ) -> Model:
-    """The models of those components. Raises MeterUnavailable where /proc does not tell what they need."""
+    """The models of those components. Raises MeterUnavailable on a wrong declaration of the CPU, or
+    where /proc does not tell what they need.
+    """
     try:
         cgroup = cgroup_of("self", roots)
         at_ns = _now_ns()
@@ -168,6 +171,8 @@ def open_model(
             sources.append(CpuModel(thread_power(read_cpu(roots), environ), cgroup, roots, at_ns))
         if Component.DRAM in components:
             sources.append(DramModel(cgroup.memory_bytes, at_ns))
+    except BadInput as error:
+        raise MeterUnavailable(error.cause, error.remedy) from error
     except (OSError, ValueError) as error:
         named: Path | str = getattr(error, "filename", None) or roots.proc
         raise MeterUnavailable(

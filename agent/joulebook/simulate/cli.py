@@ -1,0 +1,162 @@
+"""``joulebook simulate``: sensors that follow known power curves."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import click
+
+from joulebook.simulate.curve import FORMS, Curve, parse_curve, staggered
+from joulebook.simulate.truth import truth as true_joules
+
+DIRECTORY = click.Path(file_okay=False, path_type=Path)
+
+
+CURVE_HELP = f"Power of each device, or one for all, made to differ: {FORMS}."
+
+
+@click.group()
+def simulate() -> None:
+    """Sensors that follow known power curves, for tests and machines without hardware.
+
+    \b
+    joulebook simulate powercap /tmp/sim --packages 2 --psys --mmio --dram --curve square:60,300,7 &
+    joulebook simulate nvml /tmp/sim --gpus 2 --curve constant:250
+    JOULEBOOK_SYS_ROOT=/tmp/sim joulebook doctor
+    joulebook simulate truth /tmp/sim --from 1000000000 --to 31000000000 --json
+    """
+
+
+@simulate.command()
+@click.argument("directory", type=DIRECTORY)
+@click.option("--packages", type=click.IntRange(1, 16), default=1, show_default=True, help="CPU packages.")
+@click.option("--dram", is_flag=True, help="A DRAM domain in each package.")
+@click.option("--psys", is_flag=True, help="The platform domain that contains them all.")
+@click.option("--mmio", is_flag=True, help="Each package a second time, as intel-rapl-mmio.")
+@click.option(
+    "--curve", "curves", type=parse_curve, metavar="CURVE", multiple=True, default=("constant:100",), help=CURVE_HELP
+)
+@click.option("--start-near-wrap", type=click.FloatRange(min=0), help="Every counter wraps so many seconds from now.")
+@click.option("--range-uj", type=click.IntRange(min=1_000_000), help="Where counters wrap, microjoules.")
+@click.option("--seconds", type=click.FloatRange(min=0), help="End by itself after so many seconds.")
+def powercap(
+    directory: Path,
+    packages: int,
+    dram: bool,
+    psys: bool,
+    mmio: bool,
+    curves: tuple[Curve, ...],
+    start_near_wrap: float | None,
+    range_uj: int | None,
+    seconds: float | None,
+) -> None:
+    """Make a powercap tree in DIRECTORY and move its counters until ended (SIGTERM, Ctrl-C or --seconds).
+
+    Prints the setting that points joulebook at it once the tree stands.
+
+    \b
+    joulebook simulate powercap /tmp/sim --packages 2 --dram --psys --mmio --curve square:60,300,7
+    joulebook simulate powercap /tmp/sim --curve constant:80 --start-near-wrap 10 --seconds 60
+    """
+    from joulebook.simulate.powercap import RANGE_MICROJOULES, PowercapTree, domains, keep_ticking
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    machine = domains(staggered(curves, packages), _now_ns(), dram=dram, psys=psys, mmio=mmio)
+    directory.mkdir(parents=True, exist_ok=True)
+    tree = PowercapTree(
+        directory, machine, wraps_after_seconds=start_near_wrap, range_microjoules=range_uj or RANGE_MICROJOULES
+    )
+    click.echo(f"export JOULEBOOK_SYS_ROOT={shlex.quote(str(directory.absolute()))}")
+    sys.stdout.flush()
+    keep_ticking(tree, stop, seconds)
+    tree.close()
+
+
+@simulate.command()
+@click.argument("directory", type=DIRECTORY)
+@click.option("--gpus", type=click.IntRange(1, 32), default=1, show_default=True, help="GPUs.")
+@click.option(
+    "--curve", "curves", type=parse_curve, metavar="CURVE", multiple=True, default=("constant:250",), help=CURVE_HELP
+)
+@click.option("--energy-counter/--no-energy-counter", default=True, show_default=True, help="Whether GPUs have one.")
+@click.option("--architecture", default="hopper", show_default=True, help="Decides how power is averaged.")
+@click.option("--name", default="Simulated H100", show_default=True, help="Model of the GPUs.")
+@click.option("--step-ms", type=click.FloatRange(min=0), default=100.0, show_default=True, help="Sensors' update step.")
+@click.option("--process", "processes", multiple=True, help="GPU:PID[:SM_PERCENT], a process on that GPU.")
+@click.option("--mig", is_flag=True, help="MIG mode on (ga100 and newer).")
+@click.option("--reload-after", type=click.FloatRange(min=0), help="Driver reload so many seconds from now.")
+@click.option("--error", "errors", multiple=True, help="'FUNCTION lost|unsupported|permission [GPU]'.")
+def nvml(
+    directory: Path,
+    gpus: int,
+    curves: tuple[Curve, ...],
+    energy_counter: bool,
+    architecture: str,
+    name: str,
+    step_ms: float,
+    processes: tuple[str, ...],
+    mig: bool,
+    reload_after: float | None,
+    errors: tuple[str, ...],
+) -> None:
+    """Build libnvidia-ml.so.1 in DIRECTORY with GPUs that follow power curves; no process stays behind.
+
+    Prints the settings that make joulebook use it. nvml.conf there may be edited while readers run.
+
+    \b
+    joulebook simulate nvml /tmp/sim --gpus 2 --curve square:60,300,7
+    joulebook simulate nvml /tmp/sim --gpus 2 --no-energy-counter --process 0:4711:80
+    """
+    from joulebook.simulate.nvml import Gpu, build_library, environment, parse_process, write_gpus
+
+    now = _now_ns()
+    on_gpu = [parse_process(text, gpus) for text in processes]
+    made = [
+        Gpu(
+            uuid=f"GPU-{n:08x}-51a0-4000-8000-000000000000",
+            curve=curve,
+            name=name,
+            architecture=architecture,
+            energy_counter=energy_counter,
+            mig=mig,
+            processes=tuple(process for index, process in on_gpu if index == n),
+        )
+        for n, curve in enumerate(staggered(curves, gpus))
+    ]
+    build_library(directory)
+    reload_ns = None if reload_after is None else now + int(reload_after * 1e9)
+    write_gpus(directory, made, now, step_ms=step_ms, reload_ns=reload_ns, errors=errors)
+    for variable, value in environment(directory).items():
+        click.echo(f"export {variable}={shlex.quote(value)}")
+
+
+@simulate.command()
+@click.argument("directory", type=DIRECTORY)
+@click.option("--from", "from_ns", type=int, required=True, help="Start, CLOCK_BOOTTIME nanoseconds.")
+@click.option("--to", "to_ns", type=int, required=True, help="End, CLOCK_BOOTTIME nanoseconds.")
+@click.option("--overlapping", is_flag=True, help="The devices that contain or repeat others (psys, core, mmio).")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: device_id to joules.")
+def truth(directory: Path, from_ns: int, to_ns: int, overlapping: bool, as_json: bool) -> None:
+    """Print the joules that each simulated device of DIRECTORY drew over a span.
+
+    \b
+    joulebook simulate truth /tmp/sim --from 1000000000 --to 31000000000 --json
+    """
+    joules = true_joules(directory, from_ns, to_ns, overlapping=overlapping)
+    if as_json:
+        click.echo(json.dumps(joules, indent=1))
+        return
+    for device_id, energy in joules.items():
+        click.echo(f"{device_id}  {energy:.6f} J")
+
+
+def _now_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)

@@ -1,0 +1,147 @@
+"""Simulated NVIDIA GPUs: builds libnvidia-ml.so.1 from nvml.c and writes what it should show."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from joulebook.errors import BadInput, JoulebookError
+from joulebook.meters.nvml import LIBRARY
+from joulebook.simulate.curve import Curve
+from joulebook.simulate.truth import Source, write_truth
+
+C_SOURCE: Final = Path(__file__).with_name("nvml.c")
+SONAME: Final = "libnvidia-ml.so.1"
+CONFIG: Final = "nvml.conf"
+VARIABLE: Final = "JOULEBOOK_SIM_NVML"
+BUILD_TIMEOUT_SECONDS: Final = 300
+ARCHITECTURES: Final = ("pascal", "volta", "turing", "ga100", "ampere", "ada", "hopper", "blackwell")
+
+
+@dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """A process on a GPU. sm_percent: None when the driver does not tell utilisation."""
+
+    pid: int
+    memory_bytes: int = 0
+    sm_percent: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One simulated GPU. error: "" or lost, unsupported, permission, for every question to it."""
+
+    uuid: str
+    curve: Curve
+    name: str = "Simulated H100"
+    architecture: str = "hopper"
+    energy_counter: bool = True
+    limit_watts: float = 700.0
+    mig: bool = False
+    error: str = ""
+    processes: tuple[GpuProcess, ...] = ()
+
+    def lines(self, index: int) -> Iterator[str]:
+        """Its lines in the configuration."""
+        yield f"gpu {index} uuid {self.uuid}"
+        yield f"gpu {index} name {self.name}"
+        yield f"gpu {index} architecture {self.architecture}"
+        yield f"gpu {index} curve {self.curve}"
+        yield f"gpu {index} energy {'on' if self.energy_counter else 'off'}"
+        yield f"gpu {index} limit_watts {self.limit_watts}"
+        yield f"gpu {index} mig {'on' if self.mig else 'off'}"
+        if self.error:
+            yield f"gpu {index} error {self.error}"
+        for process in self.processes:
+            told = "" if process.sm_percent is None else f" {process.sm_percent}"
+            yield f"gpu {index} process {process.pid} {process.memory_bytes}{told}"
+
+
+def write_gpus(
+    directory: Path,
+    gpus: Sequence[Gpu],
+    t0_ns: int,
+    *,
+    step_ms: float = 100.0,
+    reload_ns: int | None = None,
+    errors: Sequence[str] = (),
+) -> Path:
+    """Write the configuration, at once, and the truth. Returns the configuration's path.
+
+    t0_ns: CLOCK_BOOTTIME at which the curves begin.  step_ms: sensors move at its multiples.  reload_ns:
+    when the driver is loaded again, and counters restart at 0.  errors: "FUNCTION CODE [GPU]".
+    """
+    for gpu in gpus:
+        if gpu.architecture not in ARCHITECTURES:
+            raise BadInput(f"{gpu.architecture!r} is no architecture", f"give one of {', '.join(ARCHITECTURES)}")
+    lines = [f"t0_ns {t0_ns}", f"step_ms {step_ms}"]
+    if reload_ns is not None:
+        lines.append(f"reload_ns {reload_ns}")
+    lines += [f"error {error}" for error in errors]
+    lines += [line for index, gpu in enumerate(gpus) for line in gpu.lines(index)]
+    path = directory / CONFIG
+    new = path.with_suffix(".new")
+    new.write_text("\n".join(lines) + "\n")
+    new.replace(path)
+    write_truth(directory, "nvml", [Source(gpu.uuid, t0_ns, (gpu.curve,)) for gpu in gpus])
+    return path
+
+
+def build_library(directory: Path) -> Path:
+    """The simulated libnvidia-ml.so.1 in that directory, compiled if it is not newer than its source.
+
+    Raises JoulebookError where there is no C compiler or it fails.
+    """
+    library = directory / SONAME
+    if library.exists() and library.stat().st_mtime_ns > C_SOURCE.stat().st_mtime_ns:
+        return library
+    directory.mkdir(parents=True, exist_ok=True)
+    new = directory / f"{SONAME}.new"
+    command = [*compiler(), "-shared", "-fPIC", "-O1", "-std=gnu11", f"-Wl,-soname,{SONAME}"]
+    command += ["-o", str(new), str(C_SOURCE), "-lm"]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=BUILD_TIMEOUT_SECONDS)
+    except subprocess.CalledProcessError as error:
+        raise JoulebookError(
+            f"{command[0]} cannot build {SONAME}: {error.stderr.strip().splitlines()[-1:]}",
+            "install a working C compiler and its headers, or: pip install ziglang",
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise JoulebookError(
+            f"{command[0]} took over {BUILD_TIMEOUT_SECONDS} s to build {SONAME}", "try again on a less busy machine"
+        ) from error
+    new.replace(library)
+    return library
+
+
+def compiler() -> list[str]:
+    """The command of a C compiler: cc, gcc or clang, else the ziglang wheel. Raises JoulebookError without one."""
+    for name in ("cc", "gcc", "clang"):
+        if found := shutil.which(name):
+            return [found]
+    if find_spec("ziglang") is not None:
+        return [sys.executable, "-m", "ziglang", "cc"]
+    raise JoulebookError("no C compiler for the GPU simulator", "pip install ziglang, or apt-get install gcc libc6-dev")
+
+
+def parse_process(text: str, gpus: int) -> tuple[int, GpuProcess]:
+    """GPU index and process of "GPU:PID[:SM_PERCENT]". Raises BadInput."""
+    try:
+        index, pid, *told = (int(word) for word in text.split(":"))
+    except ValueError:
+        index, pid, told = -1, 0, []
+    if not (0 <= index < gpus and pid > 0 and len(told) < 2 and all(0 <= sm <= 100 for sm in told)):
+        raise BadInput(f"{text!r} is no process on one of {gpus} GPUs", "give GPU:PID or GPU:PID:SM_PERCENT")
+    return index, GpuProcess(pid, 0, told[0] if told else None)
+
+
+def environment(directory: Path) -> Mapping[str, str]:
+    """The variables under which the NVML meter sees the simulated GPUs."""
+    at = directory.absolute()
+    return {VARIABLE: str(at / CONFIG), LIBRARY: str(at / SONAME)}
