@@ -2,3 +2,7 @@
 
 The SDK is ``track``, ``phase`` and ``log``; everything else is the agent's and the command line's.
 """
+
+from joulebook.sdk import Track, log, phase, track
+
+__all__ = ["Track", "log", "phase", "track"]

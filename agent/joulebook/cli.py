@@ -78,9 +78,7 @@ def cli(ctx: click.Context, debug: bool) -> None:
 def main() -> None:
     """Entry point of the program."""
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        status = cli.main(standalone_mode=False)  # a verb's ctx.exit(N) comes back as N
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -94,3 +92,4 @@ def main() -> None:
         sys.exit(error.exit_status)
     except BrokenPipeError:
         sys.exit(141)
+    sys.exit(status if isinstance(status, int) else 0)

@@ -64,6 +64,7 @@ class Outbox:
     def write(
         self,
         *,
+        drop: Iterable[str] = (),
         open_rows: Mapping[str, Body] | None = None,
         finish: Iterable[tuple[str, Body]] = (),
         final: Iterable[Body] = (),
@@ -71,29 +72,46 @@ class Outbox:
     ) -> list[int]:
         """One durable transaction. Returns the seq given to each finished and final row, in order.
 
-        open_rows: key -> row, replacing what the key held.  finish: (key, row) that leave the open
-        rows and become final.  final: rows that are final from the start.  state: agent's own memory.
+        drop: keys of open rows that are no more.  open_rows: key -> row, replacing what the key held.
+        finish: (key, row) that leave the open rows and become final.  final: rows that are final from
+        the start.  state: agent's own memory.  Raises OSError when the disk refuses: then nothing
+        of it is written.
         """
         if self.incarnation is None:
             raise ValueError("this outbox was opened to drain")
+        try:
+            return self._write(self.incarnation, drop, open_rows or {}, finish, final, state or {})
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{self.path}: {error}") from error
+
+    def _write(
+        self,
+        incarnation: str,
+        drop: Iterable[str],
+        open_rows: Mapping[str, Body],
+        finish: Iterable[tuple[str, Body]],
+        final: Iterable[Body],
+        state: Mapping[str, Any],
+    ) -> list[int]:
         numbered: list[tuple[str, int, str]] = []
         seq = self._seq
         with self._transaction():
+            self._db.executemany("delete from open where key = ?", [(key,) for key in drop])
             self._db.executemany(
                 "insert or replace into open values (?, ?)",
-                [(key, _dump(to_wire(body))) for key, body in (open_rows or {}).items()],
+                [(key, _dump(to_wire(body))) for key, body in open_rows.items()],
             )
             for key, body in finish:
                 self._db.execute("delete from open where key = ?", (key,))
                 seq += 1
-                numbered.append((self.incarnation, seq, _dump(to_wire(body))))
+                numbered.append((incarnation, seq, _dump(to_wire(body))))
             for body in final:
                 seq += 1
-                numbered.append((self.incarnation, seq, _dump(to_wire(body))))
+                numbered.append((incarnation, seq, _dump(to_wire(body))))
             self._db.executemany("insert into final values (?, ?, ?)", numbered)
-            self._db.execute("update incarnation set last_seq = ? where id = ?", (seq, self.incarnation))
+            self._db.execute("update incarnation set last_seq = ? where id = ?", (seq, incarnation))
             self._db.executemany(
-                "insert or replace into state values (?, ?)", [(k, _dump(v)) for k, v in (state or {}).items()]
+                "insert or replace into state values (?, ?)", [(k, _dump(v)) for k, v in state.items()]
             )
         self._seq = seq
         return [number for _, number, _ in numbered]
@@ -148,8 +166,16 @@ class _Transaction:
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
-            self._db.execute("commit")
+            try:
+                self._db.execute("commit")
+            except sqlite3.OperationalError:
+                self._undo()
+                raise
         else:
+            self._undo()
+
+    def _undo(self) -> None:
+        if self._db.in_transaction:
             self._db.execute("rollback")
 
 

@@ -1,0 +1,240 @@
+"""The node agent: one process, one thread, one lease; everything it knows goes through the sampler."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Final
+
+import click
+from inotify_simple import INotify, flags
+
+from joulebook.clock import boottime_ns, offset
+from joulebook.errors import JoulebookError
+from joulebook.folder import MarksFolder
+from joulebook.home import Home, find_home
+from joulebook.identity import boot_id, machine_id
+from joulebook.lease import outbox_path, take_lease, write_status
+from joulebook.meters import Refused, open_meters, roots_from_environment
+from joulebook.outbox import Outbox
+from joulebook.sampler import Sampler
+from joulebook.settings import settings_from_environment
+from joulebook.units import NS_PER_SECOND
+
+FIRST_RUN_SECONDS: Final = 30
+"""An agent that was started for a run waits this long for it."""
+LEAST_WAKE_NS: Final = 50_000_000
+"""Marks wake the sampler at most this often."""
+POLL_NS: Final = 100_000_000
+"""How often marks are looked for where the kernel cannot tell of them (shared volumes)."""
+BURST_PER_STEP: Final = 4
+"""After a mark a slow counter is read this many times per step, until one step and a quarter are over."""
+
+
+@dataclass(slots=True)
+class Loop:
+    """When what is due. until_idle_ns: end this long after the last run, None to go on for ever."""
+
+    sampler: Sampler
+    home: Home
+    refused: Sequence[Refused]
+    until_idle_ns: int | None
+    stop_fd: int
+    inotify: INotify | None = field(init=False)
+    next_tick: int = 0
+    burst: list[int] = field(default_factory=list)
+    last_wake: int = 0
+    idle_since: int = 0
+    told: str = ""
+    complained: bool = False
+
+    def __post_init__(self) -> None:
+        try:
+            self.inotify = INotify(nonblocking=True)
+            self.inotify.add_watch(self.home.marks, flags.MODIFY | flags.CREATE | flags.MOVED_TO)
+        except OSError as error:
+            self.inotify = None
+            print(f"joulebook agent: no inotify ({error}): marks are polled at 10 Hz", file=sys.stderr)
+
+    def run(self) -> None:
+        """Until stopped, or idle for long enough."""
+        poll = select.poll()
+        poll.register(self.stop_fd, select.POLLIN)
+        if self.inotify is not None:
+            poll.register(self.inotify.fileno(), select.POLLIN)
+        now = boottime_ns()
+        self.idle_since = now + (FIRST_RUN_SECONDS * NS_PER_SECOND if self.until_idle_ns else 0)
+        self.tell()
+        while not self._is_over(now):
+            events = poll.poll(max(0, (self._due(now) - now) // 1_000_000))
+            if any(fd == self.stop_fd for fd, _ in events):
+                break
+            now = boottime_ns()
+            self.step(now, marks_may_be_new=bool(events))
+        self.finish()
+
+    def _due(self, now: int) -> int:
+        times = [self.next_tick, *self.burst, *(t for t in self.sampler.ends if t > now)]
+        if self.inotify is None and self.sampler.book.open_ids():
+            times.append(now + POLL_NS)
+        return min(times)
+
+    def step(self, now: int, *, marks_may_be_new: bool) -> None:
+        """One turn: marks first, then meters if anything is due, then what can be closed and flushed."""
+        if marks_may_be_new and self.inotify is not None:
+            self.inotify.read(timeout=0)
+        tick = now >= self.next_tick
+        new = (marks_may_be_new or tick or self.inotify is None) and self.sampler.read_marks()
+        wake = new and now - self.last_wake >= LEAST_WAKE_NS
+        burst_due = [t for t in self.burst if t <= now]
+        if tick or wake or burst_due:
+            self.sampler.read_meters()
+            self.burst = [t for t in self.burst if t > now]
+        if wake or (tick and now >= self.sampler.next_edge()):
+            self.sampler.scan(boottime_ns())
+        if wake:
+            self._plan_burst(now)
+        if tick:
+            self._plan_tick(now)
+        self._close(now)
+        if new:
+            self.tell()
+
+    def _close(self, now: int) -> None:
+        ending = max((t for t in self.sampler.ends if t <= now), default=None)
+        if not self.sampler.close_spans(now):
+            return
+        through = ending if ending is not None and self.sampler.edge >= ending else None
+        if self.sampler.flush(now, finish_through=through):
+            self.complained = False
+            self.sampler.tidy(now)
+        elif not self.complained:
+            self.complained = True
+            print("joulebook agent: the outbox's disk refuses rows: they wait in memory", file=sys.stderr)
+        self.tell()
+
+    def _plan_tick(self, now: int) -> None:
+        """Ticks fall on whole multiples of the sampling time in UTC, so that span edges are ticks."""
+        shift, step = offset().ns, self.sampler.settings.sample_ns
+        self.next_tick = ((now + shift) // step + 1) * step - shift
+
+    def _plan_burst(self, now: int) -> None:
+        self.last_wake = now
+        steps = {h.device.step_ns for h in self.sampler.devices.values() if h.device.step_ns >= 10_000_000}
+        steps = {step for step in steps if step <= NS_PER_SECOND}
+        marks = {now + k * step // BURST_PER_STEP for step in steps for k in range(1, BURST_PER_STEP + 2)}
+        self.burst = sorted(marks | {now + 5_000_000})
+
+    def _is_over(self, now: int) -> bool:
+        if self.until_idle_ns is None:
+            return False
+        if self.sampler.book.open_ids() or self.sampler.ends:
+            self.idle_since = now
+            return False
+        return now - self.idle_since > self.until_idle_ns
+
+    def finish(self) -> None:
+        """Close what is open up to now and leave everything durable."""
+        self.sampler.read_marks()
+        self.sampler.read_meters()
+        now = boottime_ns()
+        self.sampler.scan(now)
+        self.sampler.close_spans(now, force=True)
+        self.sampler.close_through(now)
+        self.sampler.flush(now, finish_through=now)
+        self.sampler.tidy(now, everything=True)
+        self.tell(stopped=True)
+
+    def tell(self, *, stopped: bool = False) -> None:
+        """Say in the status file which runs are metered, by what, and which are closed for good."""
+        sampler = self.sampler
+        runs = {
+            run_id: "open"
+            if state.open
+            else "closing"
+            if state.changed or self._is_ending(state.run.ended_ns)
+            else "closed"
+            for run_id, state in sampler.book.runs.items()
+        }
+        status = {
+            "pid": os.getpid(),
+            "stopped": stopped,
+            "incarnation": sampler.outbox.incarnation,
+            "runs": runs,
+            "devices": {
+                h.device.device_id: {"component": h.device.component, "method": h.device.method, "meter": h.meter}
+                for h in sampler.devices.values()
+            },
+            "refused": [{"meter": r.name, "cause": r.error.cause, "remedy": r.error.remedy} for r in self.refused],
+            "read_errors": sampler.read_errors,
+        }
+        if repr(status) != self.told:
+            self.told = repr(status)
+            try:
+                write_status(self.home, sampler.machine_id, status)
+            except OSError:
+                self.told = ""
+
+    def _is_ending(self, ended_ns: int | None) -> bool:
+        return ended_ns is not None and any(t >= ended_ns for t in self.sampler.ends)
+
+
+def serve(home: Home, until_idle_seconds: float | None) -> bool:
+    """Run an agent in this process. False when another one has the lease."""
+    settings = settings_from_environment()
+    machine = machine_id()
+    home.make()
+    with ExitStack() as stack:
+        lease = take_lease(home, machine)
+        if lease is None:
+            return False
+        stack.enter_context(lease)
+        roots = roots_from_environment()
+        stop_fd = _stop_pipe()
+        meters, refused = open_meters(None, roots)
+        for meter in meters:
+            stack.callback(meter.close)
+        for refusal in refused:
+            print(refusal.error.lines("agent"), file=sys.stderr)
+        outbox = Outbox(outbox_path(home, machine), writer=True)
+        stack.callback(outbox.close)
+        boot = boot_id()
+        folder = MarksFolder(home, roots.proc, machine, boot)
+        sampler = Sampler(outbox, folder, meters, roots, settings, machine, boot)
+        sampler.start()
+        idle = None if until_idle_seconds is None else int(until_idle_seconds * NS_PER_SECOND)
+        Loop(sampler, home, refused, idle, stop_fd).run()
+    return True
+
+
+def _stop_pipe() -> int:
+    """A descriptor that becomes readable on SIGTERM or SIGINT."""
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    return reader
+
+
+@click.command(epilog="Example: joulebook agent            (Ctrl-C ends it; its rows stay in the outbox)")
+@click.option("--until-idle", type=float, metavar="SECONDS", help="End this long after the last run has ended.")
+def agent(until_idle: float | None) -> None:
+    """Sample this machine's meters until stopped.
+
+    `joulebook run` and `joulebook.track` start one when none runs. One agent owns a machine's
+    meters; a second one says so and leaves.
+    """
+    home = find_home()
+    if not serve(home, until_idle):
+        if until_idle is not None:
+            return  # started for a run, and somebody was quicker: that one meters it
+        raise JoulebookError(
+            f"another agent meters this machine for {home.root}",
+            "use it, or stop it first (its pid is in agents/*.json)",
+        )

@@ -1,0 +1,129 @@
+"""The marks folder as an agent follows it: which files there are, what is new in them, whose process is gone."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from joulebook.home import Home
+from joulebook.marks import SUFFIX, Line, MarksReader
+from joulebook.processes import read_stat
+from joulebook.timeline import Timeline
+
+
+@dataclass(slots=True)
+class MarksFile:
+    """One process's marks. key: the file's name.  pidfd: readable once the process is gone, -1 when not held."""
+
+    key: str
+    reader: MarksReader
+    timeline: Timeline = field(default_factory=Timeline)
+    run_id: str = ""
+    pid: int = 0
+    rank: int | None = None
+    launcher: bool = False
+    machine_id: str = ""
+    boot_id: str = ""
+    pidfd: int = -1
+    started_ticks: int | None = None
+    gone: bool = False
+    last_ns: int = 0
+    last_us: int = 0
+
+    def read(self) -> list[Line]:
+        """What is new, the timeline brought up to it."""
+        lines = list(self.reader.read(final=self.gone))
+        for line in lines:
+            if line.kind == "join" and not self.run_id:
+                self._introduce(line)
+            self.timeline.take(line)
+            self.last_ns, self.last_us = max(self.last_ns, line.at_ns), max(self.last_us, line.at_us)
+        return lines
+
+    def _introduce(self, line: Line) -> None:
+        values = line.values
+        self.run_id = str(values.get("run", ""))
+        self.pid = int(values.get("pid") or 0)
+        rank = values.get("rank")
+        self.rank = rank if isinstance(rank, int) else None
+        self.launcher = values.get("role") == "launcher"
+        self.machine_id, self.boot_id = str(values.get("machine", "")), str(values.get("boot", ""))
+
+
+@dataclass(slots=True)
+class MarksFolder:
+    """All marks files of one machine's boot under a home."""
+
+    home: Home
+    proc: Path
+    machine_id: str
+    boot_id: str
+    files: dict[str, MarksFile] = field(default_factory=dict)
+    offsets: dict[str, int] = field(default_factory=dict)
+    _foreign: set[str] = field(default_factory=set)
+
+    def read(self) -> Iterator[tuple[MarksFile, list[Line]]]:
+        """New marks by file, files in order of name. Other machines' files are left to their agents."""
+        for name in sorted(os.listdir(self.home.marks)):  # noqa: PTH208
+            if not name.endswith(SUFFIX) or name in self._foreign:
+                continue
+            file = self.files.get(name)
+            if file is None:
+                file = MarksFile(name, MarksReader(self.home.marks / name))
+            lines = file.read()
+            if file.machine_id and file.machine_id != self.machine_id:
+                self._foreign.add(name)
+                continue
+            if name not in self.files and file.run_id:
+                self.files[name] = file
+                self._watch(file)
+            if lines and name in self.files:
+                yield file, lines
+
+    def _watch(self, file: MarksFile) -> None:
+        stat = read_stat(self.proc, file.pid)
+        if file.boot_id != self.boot_id or stat is None or stat.state == "Z":
+            file.gone = True
+            return
+        file.started_ticks = stat.started_ticks
+        try:
+            file.pidfd = os.pidfd_open(file.pid)
+        except OSError:
+            file.pidfd = -1
+
+    def newly_gone(self) -> list[MarksFile]:
+        """Files whose process has ended since the last call."""
+        gone = [file for file in self.files.values() if not file.gone and not self._alive(file)]
+        for file in gone:
+            file.gone = True
+            self.release(file)
+        return gone
+
+    def _alive(self, file: MarksFile) -> bool:
+        if file.pidfd >= 0:
+            poll = select.poll()
+            poll.register(file.pidfd, select.POLLIN)
+            return not poll.poll(0)
+        stat = read_stat(self.proc, file.pid)
+        return stat is not None and stat.started_ticks == file.started_ticks and stat.state != "Z"
+
+    def release(self, file: MarksFile) -> None:
+        """Give back the process handle."""
+        if file.pidfd >= 0:
+            os.close(file.pidfd)
+            file.pidfd = -1
+
+    def remove(self, key: str) -> None:
+        """The file's marks are durable in the outbox: it is no longer needed. A corrupt one is kept aside."""
+        file = self.files.pop(key)
+        self.release(file)
+        path = self.home.marks / key
+        if file.reader.corrupt:
+            aside = self.home.marks / "corrupt"
+            aside.mkdir(mode=0o700, exist_ok=True)
+            path.rename(aside / key)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,207 @@
+"""Short histories of cumulative energy and of CPU time, so that marks can be bound to them afterwards.
+
+A history is a list of segments; within one the cumulative value is known, between two it is not
+(a reset, a gap). Values between knots are interpolated; bounds come from monotonicity.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from joulebook.counters import Step, difference
+from joulebook.meters import Device, Reading
+from joulebook.spans import overlap
+from joulebook.units import NS_PER_SECOND
+
+T = TypeVar("T")
+
+GAP_FACTOR = 3
+"""Power is not integrated across a silence longer than this many nominal intervals (and 5 s)."""
+GAP_LEAST_NS = 5 * NS_PER_SECOND
+
+
+@dataclass(slots=True)
+class Segment:
+    """A stretch over which a cumulative value is known at its knots, times and values ascending."""
+
+    times: list[int] = field(default_factory=list)
+    values: list[int] = field(default_factory=list)
+
+    def at(self, t: int) -> int:
+        """The value at ``t`` within the segment, interpolated between knots."""
+        i = bisect_right(self.times, t)
+        if i == len(self.times):
+            return self.values[-1]
+        if i == 0:
+            return self.values[0]
+        t0, t1, v0, v1 = self.times[i - 1], self.times[i], self.values[i - 1], self.values[i]
+        return v0 + (v1 - v0) * (t - t0) // (t1 - t0)
+
+
+@dataclass(slots=True)
+class History:
+    """Segments in order; the last one grows."""
+
+    segments: list[Segment] = field(default_factory=lambda: [Segment()])
+
+    def add(self, t: int, value: int) -> None:
+        """A knot after all others; one at or before the last is passed over (clocks of two reads may tie)."""
+        last = self.segments[-1]
+        if last.times and t <= last.times[-1]:
+            return
+        last.times.append(t)
+        last.values.append(value if not last.values else max(value, last.values[-1]))
+
+    def gap(self) -> None:
+        """What comes next is not known to follow from what came before."""
+        if self.segments[-1].times:
+            self.segments.append(Segment())
+
+    @property
+    def last_time(self) -> int | None:
+        """Time of the newest knot."""
+        times = self.segments[-1].times
+        return times[-1] if times else None
+
+    def known(self, start: int, end: int) -> list[tuple[int, int, Segment]]:
+        """The parts of [start, end) over which the value is known."""
+        parts = []
+        for segment in self.segments:
+            if len(segment.times) < 2:
+                continue
+            a, b = max(start, segment.times[0]), min(end, segment.times[-1])
+            if a < b:
+                parts.append((a, b, segment))
+        return parts
+
+    def gained(self, start: int, end: int) -> int:
+        """What was gained over the known parts of [start, end)."""
+        return sum(segment.at(b) - segment.at(a) for a, b, segment in self.known(start, end))
+
+    def forget(self, before: int) -> None:
+        """Drop knots older than ``before``, keeping the one at or before it."""
+        for segment in self.segments:
+            keep = max(0, bisect_right(segment.times, before) - 1)
+            if keep:
+                del segment.times[:keep], segment.values[:keep]
+        self.segments = [s for s in self.segments[:-1] if s.times and s.times[-1] > before] + [self.segments[-1]]
+
+
+@dataclass(slots=True)
+class DeviceHistory:
+    """A device's cumulative microjoules, made from its meter's readings.
+
+    Counters: differences with wrap, reset and gap told apart.  Power: integrated, trapezoid between
+    instants, left-closed step for window means (METHODS 1.3).
+    meter: name of the meter.  sample_ns: nominal time between reads.  capacity: CPUs or bytes that the
+    device serves, for reservations; None when not known.
+    """
+
+    device: Device
+    meter: str
+    sample_ns: int
+    capacity: float | None = None
+    history: History = field(default_factory=History)
+    last: Reading | None = None
+    jumps: list[tuple[int, float]] = field(default_factory=list)
+    notes: list[tuple[int, str]] = field(default_factory=list)
+    absent_until: int = 0
+    _total: int = 0
+    _picojoules: int = 0
+
+    def add(self, reading: Reading) -> None:
+        """Take one reading in."""
+        previous, self.last = self.last, reading
+        if previous is None:
+            self.history.add(reading.at_ns, self._total)
+        elif reading.at_ns <= previous.at_ns:
+            self.last = previous
+        elif reading.energy_microjoules is not None and previous.energy_microjoules is not None:
+            self._count(previous, reading)
+        elif reading.power_milliwatts is not None and previous.power_milliwatts is not None:
+            self._integrate(previous, reading)
+
+    def _count(self, previous: Reading, reading: Reading) -> None:
+        assert previous.energy_microjoules is not None
+        assert reading.energy_microjoules is not None
+        device, elapsed = self.device, reading.at_ns - previous.at_ns
+        most = None if device.most_watts is None else device.most_watts * 1e6
+        if most is not None and elapsed < 10 * device.step_ns:
+            most = None  # a step's worth of lag may make a short difference look impossibly hot
+        gain = difference(
+            previous.energy_microjoules, reading.energy_microjoules, elapsed, device.wraps_at_microjoules, most
+        )
+        if gain.counts is None:
+            self.history.gap()
+            self.history.add(reading.at_ns, self._total)
+            self.notes.append((reading.at_ns, f"counter {gain.step}: energy before it is missing"))
+            return
+        if gain.counts == 0 and elapsed < device.step_ns:
+            self.last = previous  # the counter has not been updated yet: no news
+            return
+        self._total += gain.counts
+        if gain.step is Step.WRAP:
+            self.notes.append((reading.at_ns, "counter wrapped"))
+        # The value was reached when the counter was last updated: within the last step, and since the last read.
+        self.history.add(reading.at_ns - min(device.step_ns, elapsed) // 2, self._total)
+
+    def _integrate(self, previous: Reading, reading: Reading) -> None:
+        assert previous.power_milliwatts is not None
+        assert reading.power_milliwatts is not None
+        elapsed = reading.at_ns - previous.at_ns
+        if elapsed > max(GAP_FACTOR * self.sample_ns, GAP_LEAST_NS):
+            self.history.gap()
+            self.history.add(reading.at_ns, self._total)
+            self.notes.append((reading.at_ns, "power was not read: energy is missing"))
+            return
+        now, before = reading.power_milliwatts, previous.power_milliwatts
+        self._picojoules += (now * 2 if self.device.averaged else now + before) * elapsed // 2
+        self._total, self._picojoules = self._total + self._picojoules // 10**6, self._picojoules % 10**6
+        self.jumps.append((reading.at_ns, abs(now - before) * elapsed / 1e6))
+        self.history.add(reading.at_ns, self._total)
+
+    def resume(self, reading: Reading, now_ns: int) -> None:
+        """Claim a counter's difference since ``reading``, which an earlier agent of this boot took."""
+        if self.last is None and reading.energy_microjoules is not None:
+            self.last = reading
+            self.history.add(reading.at_ns, self._total)
+            self.absent_until = now_ns
+
+    def raw_at(self, t: int) -> int | None:
+        """The counter's own value at ``t``: what ``resume`` needs later. None where there is no counter."""
+        if self.last is None or self.last.energy_microjoules is None:
+            return None
+        raw = self.last.energy_microjoules - (self._total - self.history.segments[-1].at(t))
+        wraps_at = self.device.wraps_at_microjoules
+        if raw < 0 and wraps_at is not None:
+            raw += wraps_at
+        return max(0, raw)
+
+    def integration_u(self, start: int, end: int) -> float:
+        """Standard uncertainty in microjoules of integrating power that jumps between two reads.
+
+        A jump of dP somewhere within dt is uniform over +-dP dt / 2 about the trapezoid: dP dt / sqrt 12.
+        """
+        return math.sqrt(sum((jump * jump) / 12 for t, jump in self.jumps if start < t <= end))
+
+    def notes_in(self, start: int, end: int) -> list[str]:
+        """What happened to the device's meter within (start, end]."""
+        return [note for t, note in self.notes if start < t <= end]
+
+    def observed(self, start: int, end: int) -> float:
+        """Part of [start, end) during which an agent was there to read."""
+        return 1.0 - overlap(start, end, 0, self.absent_until) / (end - start)
+
+    def forget(self, before: int) -> None:
+        """Drop what no open span needs."""
+        self.history.forget(before)
+        self.jumps = _since(self.jumps, before)
+        self.notes = _since(self.notes, before)
+
+
+def _since(items: Sequence[tuple[int, T]], before: int) -> list[tuple[int, T]]:
+    return list(items[bisect_left([t for t, _ in items], before) :])

@@ -1,0 +1,126 @@
+"""Marks files: what a trainer says of itself, one append-only file per process (docs/reference/marks.md).
+
+Writing is one ``write`` of one line to a file opened with O_APPEND: no socket to lose it, no thread,
+no signal, no exit hook. Reading takes whole lines only; a torn tail waits for its rest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+VERSION: Final = 1
+SUFFIX: Final = ".jsonl"
+MAX_LINE: Final = 16_384
+
+_clock = time.clock_gettime_ns
+_BOOT: Final = time.CLOCK_BOOTTIME
+_CPU: Final = time.CLOCK_PROCESS_CPUTIME_ID
+
+
+class MarksWriter:
+    """Appends marks. An error of the file system is counted and never raised: the job goes on (law 7)."""
+
+    def __init__(self, path: Path) -> None:
+        self.pid = os.getpid()
+        self.lost = 0
+        self._n = 0
+        self._fd = -1
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            self.lost += 1
+
+    def write(self, kind: str, body: str = "") -> int:
+        """Append one mark, timed now. body: ready JSON members, each beginning with a comma. Returns its number."""
+        self._n += 1
+        line = (
+            f'{{"v":1,"n":{self._n},"kind":"{kind}","at_ns":{_clock(_BOOT)},'
+            f'"at_us":{time.time_ns() // 1000},"cpu_ns":{_clock(_CPU)}{body}}}\n'
+        )
+        try:
+            os.write(self._fd, line.encode())
+        except OSError:
+            self.lost += 1
+        return self._n
+
+    def close(self) -> None:
+        """Close the file; nothing is flushed, because nothing is held back."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def members(values: Mapping[str, Any]) -> str:
+    """JSON members for ``MarksWriter.write``, None left out."""
+    kept = {key: value for key, value in values.items() if value is not None}
+    return "," + json.dumps(kept, separators=(",", ":"))[1:-1] if kept else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One mark as read. values: the members beside kind, n and the times."""
+
+    n: int
+    kind: str
+    at_ns: int
+    at_us: int
+    cpu_ns: int
+    values: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class MarksReader:
+    """Reads a growing marks file line by line.
+
+    offset: bytes taken so far.  corrupt: numbers (from 1) of lines that are no marks; they are passed over
+    and reported, the others count.
+    """
+
+    path: Path
+    offset: int = 0
+    line_number: int = 0
+    corrupt: list[int] = field(default_factory=list)
+
+    def read(self, *, final: bool = False) -> Iterator[Line]:
+        """The marks since the last read. final: the writer is gone, so a torn tail is corrupt and not to come."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                data = file.read()
+        except FileNotFoundError:
+            return
+        whole, newline, tail = data.rpartition(b"\n")
+        lines = whole.split(b"\n") if newline else []
+        self.offset += len(whole) + len(newline)
+        if final and tail:
+            lines.append(tail)
+            self.offset += len(tail)
+        for raw in lines:
+            self.line_number += 1
+            line = parse(raw)
+            if line is None:
+                self.corrupt.append(self.line_number)
+            else:
+                yield line
+
+
+def parse(raw: bytes) -> Line | None:
+    """A line's mark, None when it is none."""
+    if len(raw) > MAX_LINE:
+        return None
+    try:
+        values = json.loads(raw)
+        if values.pop("v") != VERSION:
+            return None
+        n, kind, at_ns, at_us, cpu_ns = (values.pop(key) for key in ("n", "kind", "at_ns", "at_us", "cpu_ns"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if not (isinstance(kind, str) and all(isinstance(v, int) and v >= 0 for v in (n, at_ns, at_us, cpu_ns))):
+        return None
+    return Line(n, kind, at_ns, at_us, cpu_ns, values)

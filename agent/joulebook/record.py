@@ -1,0 +1,90 @@
+"""The start-of-run record: what a comparison must hold fixed, taken by the agent and never by the trainer."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from joulebook.cgroup import cgroup_of
+from joulebook.meters import Device, Roots
+from joulebook.rows import Component
+
+THREAD_VARIABLES: Final = (
+    "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES",
+)  # fmt: skip
+GIT_SECONDS: Final = 2.0
+
+
+def start_of_run_record(roots: Roots, pid: int, devices: Sequence[Device]) -> dict[str, Any]:
+    """Hardware, limits, load, threads and code of a run's first process, as JSON types; unknown parts left out."""
+    environ = _environ(roots.proc, pid)
+    limits = cgroup_of(pid, roots)
+    record: dict[str, Any] = {
+        "cpu_model": _cpu_model(roots.proc),
+        "cpus": limits.cpus,
+        "memory_bytes": limits.memory_bytes,
+        "reserved_cpus": limits.reserved_cpus,
+        "reserved_bytes": limits.reserved_bytes,
+        "load_1min": os.getloadavg()[0],
+        "threads": {name: environ[name] for name in THREAD_VARIABLES if name in environ},
+        "meters": sorted({f"{device.component}: {device.method}" for device in devices}),
+        "gpus": [device.model for device in devices if device.component is Component.GPU],
+        "visible_gpus": _visible(environ, devices),
+        **_git(roots.proc, pid),
+    }
+    return {key: value for key, value in record.items() if value is not None and value != {}}
+
+
+def _environ(proc: Path, pid: int) -> dict[str, str]:
+    """A process's environment as it was when it started; empty when it may not be read."""
+    try:
+        words = (proc / str(pid) / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return {}
+    pairs = (word.decode(errors="replace").partition("=") for word in words if word)
+    return {name: value for name, _, value in pairs}
+
+
+def _cpu_model(proc: Path) -> str | None:
+    try:
+        lines = (proc / "cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
+
+
+def _visible(environ: dict[str, str], devices: Sequence[Device]) -> list[str] | None:
+    """Device ids of the GPUs that the process may see, None when nothing limits them."""
+    text = environ.get("CUDA_VISIBLE_DEVICES")
+    if text is None:
+        return None
+    gpus = [device.device_id for device in devices if device.component is Component.GPU]
+    chosen = []
+    for word in (word.strip() for word in text.split(",") if word.strip()):
+        if word.isdigit() and int(word) < len(gpus):
+            chosen.append(gpus[int(word)])
+        else:
+            chosen += [gpu for gpu in gpus if gpu.startswith(word)]
+    return chosen
+
+
+def _git(proc: Path, pid: int) -> dict[str, Any]:
+    """Commit and dirty flag of the directory that the process works in."""
+    try:
+        cwd = os.readlink(proc / str(pid) / "cwd")  # noqa: PTH115
+        commit = _run_git(cwd, "rev-parse", "HEAD")
+        return {"git_commit": commit, "git_dirty": bool(_run_git(cwd, "status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def _run_git(cwd: str, *words: str) -> str:
+    # Reads only: no hooks, no index refresh, no prompt.
+    environ = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
+    done = subprocess.run(
+        ["git", "-C", cwd, *words], capture_output=True, timeout=GIT_SECONDS, check=True, env=environ, text=True
+    )
+    return done.stdout.strip()

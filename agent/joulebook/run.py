@@ -1,0 +1,312 @@
+"""``joulebook run``: a command under the book, its descriptors, bytes, signals and exit status its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from joulebook.errors import JoulebookError
+from joulebook.home import Home, find_home
+from joulebook.identity import RUN_ID, boot_id, machine_id, new_run_id
+from joulebook.launch import wait_until_closed, wait_until_metered
+from joulebook.lease import outbox_path
+from joulebook.marks import SUFFIX, MarksWriter, members
+from joulebook.outbox import Outbox
+from joulebook.rows import Measurement, Method, Run
+from joulebook.sdk import ensemble_wire, labels_from_environment, technique_wire
+from joulebook.summary import document, run_energy
+
+REFUSED: Final = 125
+NOT_EXECUTABLE: Final = 126
+NOT_FOUND: Final = 127
+METER_SECONDS: Final = 8.0
+CLOSE_SECONDS: Final = 10.0
+SUMMARY_GROUP: Final = "joulebook.summary"
+
+
+@dataclass(slots=True)
+class Launcher:
+    """The book's side of one command: a run id, a marks file and what the agent says of them."""
+
+    home: Home
+    run_id: str
+    marks: MarksWriter
+    status: dict[str, Any] | None
+
+    def warn(self, quiet: bool) -> None:
+        """One line for everything that will not be measured as it should."""
+        if self.status is None:
+            _say(f"no agent answers: this run is not measured (see {self.home.agents})")
+            return
+        modelled = sorted(d["component"] for d in self.status["devices"].values() if d["method"] == Method.MODELLED)
+        causes = [r["cause"] for r in self.status["refused"] if r.get("expected", False) is False]
+        if modelled and not quiet:
+            why = f" ({causes[0]})" if causes else ""
+            _say(f"{' and '.join(modelled)} energy is modelled, not measured{why}: joulebook doctor says more")
+
+    def modelled(self) -> list[str]:
+        """Devices whose energy would not be measured; everything when no agent answers."""
+        if self.status is None:
+            return ["everything"]
+        return [d for d, told in self.status["devices"].items() if told["method"] == Method.MODELLED]
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    epilog="""\b
+Examples:
+  joulebook run -- python train.py
+  joulebook run --study bits --technique int8:bits=8 --seed 1 --json run.json -- python train.py
+  joulebook run --require measured -- ./train.sh""",
+)
+@click.option("--name", default="", help="A name for people.")
+@click.option("--project", default="", help="The project that the run belongs to.")
+@click.option("--study", default="", help="The study that the run belongs to.")
+@click.option("--arm", default="", help="The run's arm of the study; else made of techniques and ensemble.")
+@click.option("--technique", "techniques", multiple=True, metavar="NAME[:K=V,...]", help="A technique; repeatable.")
+@click.option("--ensemble", metavar="METHOD[:members=N]", help="The ensemble method.")
+@click.option("--member", help="The ensemble member that the whole run trains.")
+@click.option("--seed", type=int, help="The seed; comparisons pair by it.")
+@click.option("--parent", default="", metavar="RUN_ID", help="The run that this one is a part of.")
+@click.option("--inherits", multiple=True, metavar="RUN_ID", help="A run whose cost this one reuses; repeatable.")
+@click.option("--data-hash", default="", help="Hash of the data, so that comparisons can require the same.")
+@click.option("--quiet", is_flag=True, help="No summary and no remarks on stderr.")
+@click.option("--require", type=click.Choice(["measured"]), help="Refuse before CMD starts if anything is modelled.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the summary here.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD ...")
+@click.pass_context
+def run(
+    ctx: click.Context,
+    /,
+    command: tuple[str, ...],
+    quiet: bool,
+    require: str | None,
+    json_file: Path | None,
+    **labels: Any,
+) -> None:
+    """Measure a command.
+
+    CMD keeps its descriptors, bytes, signals and exit status; the summary follows on stderr.
+    Exit status: CMD's, or 125 when joulebook refuses, 126 when CMD cannot be run, 127 when it is not found.
+    """
+    launcher = _prepare(_labels(labels), command)
+    if launcher is not None:
+        if require == "measured" and (devices := launcher.modelled()):
+            launcher.marks.write("leave", members({"run": launcher.run_id, "status": "failed", "reason": "refused"}))
+            _say(f"refused: {', '.join(devices)} would be modelled")
+            _say("  try: joulebook doctor, or leave out --require measured")
+            ctx.exit(REFUSED)
+        launcher.warn(quiet)
+    elif require == "measured":
+        ctx.exit(REFUSED)
+    code, number = _execute(command, launcher)
+    if launcher is not None:
+        # Whatever goes wrong from here on, the exit status is CMD's.
+        with _never_in_the_way():
+            _conclude(launcher, quiet=quiet, json_file=json_file)
+    sys.stderr.flush()
+    if number is not None:
+        _die_by(number)
+    ctx.exit(code)
+
+
+def _labels(options: dict[str, Any]) -> dict[str, Any]:
+    given = {
+        "name": options["name"],
+        "project": options["project"],
+        "study": options["study"],
+        "arm": options["arm"],
+        "techniques": [technique_wire(text) for text in options["techniques"]],
+        "ensemble": ensemble_wire(options["ensemble"]) if options["ensemble"] else None,
+        "member": options["member"],
+        "seed": options["seed"],
+        "parent_run_id": options["parent"] or os.environ.get(RUN_ID, ""),
+        "inherits": list(options["inherits"]),
+        "data_hash": options["data_hash"],
+    }
+    return labels_from_environment() | {key: value for key, value in given.items() if value not in ("", None, [])}
+
+
+def _prepare(labels: dict[str, Any], command: tuple[str, ...]) -> Launcher | None:
+    """Everything before CMD starts; None when there is no place to write, which is said and harms nothing."""
+    try:
+        home = find_home().make()
+    except JoulebookError as error:
+        _say(f"{error.cause}: this run is not measured\n  try: {error.remedy}")
+        return None
+    run_id = new_run_id()
+    marks = MarksWriter(home.marks / f"{run_id}.{os.getpid()}.launcher{SUFFIX}")
+    joined = {
+        "run": run_id,
+        "role": "launcher",
+        "pid": os.getpid(),
+        "machine": machine_id(),
+        "boot": boot_id(),
+        "labels": labels,
+        "cwd": str(Path.cwd()),
+        "argv": [word[:512] for word in command[:32]],
+    }
+    marks.write("join", members(joined))
+    try:
+        status = wait_until_metered(home, run_id, METER_SECONDS)
+    except OSError:
+        status = None
+    return Launcher(home, run_id, marks, status)
+
+
+def _execute(command: tuple[str, ...], launcher: Launcher | None) -> tuple[int, int | None]:
+    """Run CMD to its end. Returns its exit status and the signal that killed it, if one did."""
+    environ = dict(os.environ)
+    if launcher is not None:
+        environ[RUN_ID] = launcher.run_id
+        environ["JOULEBOOK_HOME"] = str(launcher.home.root)
+        launcher.marks.write("start", members({"run": launcher.run_id}))
+    try:
+        # close_fds=False: what the caller opened for CMD is CMD's; our own descriptors close on exec.
+        child = subprocess.Popen(command, env=environ, close_fds=False)
+    except FileNotFoundError:
+        return _not_started(launcher, NOT_FOUND, f"{command[0]}: command not found")
+    except OSError as error:
+        return _not_started(launcher, NOT_EXECUTABLE, f"{command[0]}: {error.strerror}")
+    with _signals_go_to(child):
+        _, wait_status, _ = os.wait4(child.pid, 0)
+    code = os.waitstatus_to_exitcode(wait_status)
+    child.returncode = code
+    number = -code if code < 0 else None
+    _leave(launcher, 128 + number if number is not None else code, number)
+    return code, number
+
+
+def _not_started(launcher: Launcher | None, code: int, why: str) -> tuple[int, None]:
+    _say(why)
+    _leave(launcher, code, None)
+    return code, None
+
+
+def _leave(launcher: Launcher | None, code: int, number: int | None) -> None:
+    if launcher is None:
+        return
+    status = "interrupted" if number is not None else "failed" if code else "ok"
+    reason = f"killed by signal {signal.Signals(number).name}" if number is not None else None
+    if code and number is None:
+        reason = f"exit status {code}"
+    body = {"run": launcher.run_id, "status": status, "exit_code": code, "reason": reason}
+    launcher.marks.write("leave", members(body))
+    launcher.marks.close()
+
+
+@contextlib.contextmanager
+def _signals_go_to(child: subprocess.Popen[bytes]) -> Iterator[None]:
+    """The terminal signals CMD by itself; what is sent to us alone is passed on."""
+
+    def forward(number: int, _: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child.pid, number)
+
+    saved = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGQUIT)}
+    saved |= {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in saved.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _never_in_the_way() -> Iterator[None]:
+    try:
+        yield
+    except JoulebookError as error:
+        _say(f"no summary: {error.cause}\n  try: {error.remedy}")
+    except (OSError, ValueError) as error:
+        _say(f"no summary: {error}")
+
+
+def _conclude(launcher: Launcher, *, quiet: bool, json_file: Path | None) -> None:
+    if launcher.status is None:
+        return
+    if not wait_until_closed(launcher.home, launcher.run_id, CLOSE_SECONDS):
+        _say(f"the agent has not closed the run: joulebook report run {launcher.run_id} later")
+        return
+    if quiet and json_file is None:
+        return
+    summary = summary_document(launcher.home, launcher.run_id)
+    if json_file is not None:
+        json_file.write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n")
+    if not quiet:
+        print(summary_text(summary), file=sys.stderr)
+
+
+def summary_document(home: Home, run_id: str) -> dict[str, Any]:
+    """The run's documented object: priced where joulebook[reports] is installed, joules alone in a bare install."""
+    for entry in entry_points(group=SUMMARY_GROUP):
+        try:
+            priced = entry.load()
+        except ModuleNotFoundError:
+            continue
+        found: dict[str, Any] = priced(run_id)
+        return found
+    return energy_document(home, run_id)
+
+
+def energy_document(home: Home, run_id: str) -> dict[str, Any]:
+    """The run's object from the rows that wait in the outbox, which stay there."""
+    outbox = Outbox(outbox_path(home, machine_id()), writer=False)
+    try:
+        bodies = [row.body for batch in outbox.batches() for row in batch.rows]
+    finally:
+        outbox.close()
+    runs = [body for body in bodies if isinstance(body, Run)]
+    versions = [body for body in runs if body.run_id == run_id]
+    if not versions:
+        raise JoulebookError(f"run {run_id} is not in the outbox", "joulebook report run, if it was taken already")
+    children = sorted({body.run_id for body in runs if body.labels.parent_run_id == run_id})
+    measurements = [body for body in bodies if isinstance(body, Measurement)]
+    return document(versions[-1], run_energy(versions[-1], measurements, children=children))
+
+
+def summary_text(summary: dict[str, Any]) -> str:
+    """A few lines for people."""
+    low, high = summary["energy_total_interval_joules"]
+    lines = [
+        f"joulebook: run {summary['run_id']} {summary['status']}",
+        f"  energy    {summary['energy_total_joules']:.1f} J  [{low:.1f}, {high:.1f}] (95 %), {summary['policy']}",
+    ]
+    for component, value in summary["energy_joules"].items():
+        if value is not None:
+            lines.append(f"  {component:<9} {value:.1f} J  {summary['method'][component]}")
+    for phase, parts in summary["phases"].items():
+        lines.append(f"  {phase:<9} {sum(parts.values()):.1f} J")
+    grams = summary["emissions_g"]
+    lines.append(f"  emissions {summary['missing']}" if grams is None else f"  emissions {grams:.3g} g CO2e")
+    kept = summary["conservation"]
+    lines.append(
+        f"  measured {kept['measured']} mJ = runs {kept['runs']} + idle {kept['idle']}"
+        f" + unattributed {kept['unattributed']}"
+    )
+    if summary["coverage"] < 0.995:
+        lines.append(f"  coverage  {summary['coverage']:.1%}: the rest of the run was not observed")
+    return "\n".join(lines)
+
+
+def _die_by(number: int) -> None:
+    """End by the signal that ended CMD, without a core of our own."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    signal.signal(number, signal.SIG_DFL) if number not in (signal.SIGKILL, signal.SIGSTOP) else None
+    os.kill(os.getpid(), number)
+
+
+def _say(text: str) -> None:
+    print(f"joulebook run: {text}", file=sys.stderr)

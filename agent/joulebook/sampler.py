@@ -1,0 +1,441 @@
+"""The sampler: reads meters, marks and processes, and turns closed spans into rows of the outbox.
+
+One thread. It holds what is recent in memory; what must outlive it goes to the outbox at every flush, in
+one transaction: open rows, final rows, marks, runs, and what a later agent of this boot needs to resume.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from joulebook.binding import Machine, Party, claims, measure, reassign
+from joulebook.cgroup import cpus_of, machine_cpus, machine_memory, memory_of
+from joulebook.clock import Offset, boottime_ns
+from joulebook.clock import offset as clock_offset
+from joulebook.folder import MarksFile, MarksFolder
+from joulebook.history import DeviceHistory, History
+from joulebook.marks import Line
+from joulebook.meters import Meter, Reading, Roots
+from joulebook.outbox import Outbox
+from joulebook.processes import Actor, ProcessTable
+from joulebook.record import start_of_run_record
+from joulebook.rows import Body, Component, Measurement, Method, Reassignment, Run, from_wire, to_wire
+from joulebook.runs import RunBook, RunState, mark_row
+from joulebook.settings import SPAN_SECONDS, Settings
+from joulebook.spans import grid_cuts
+from joulebook.split import split
+from joulebook.units import NS_PER_SECOND, NS_PER_US, US_PER_SECOND
+
+SETTLE_NS: Final = 1_100_000_000
+"""How long a span waits for the readings after its end."""
+REMEMBER_NS: Final = 600 * NS_PER_SECOND
+"""How long final measurements can still be reassigned."""
+LONGEST_SPAN_NS: Final = 60 * NS_PER_SECOND
+PENDING_ROWS: Final = 50_000
+"""Rows kept in memory while the disk refuses them."""
+
+
+@dataclass(slots=True)
+class _Closed:
+    """A closed span whose shares are still open. keys: its rows in the outbox."""
+
+    start: int
+    end: int
+    offset: Offset
+    rows: dict[str, Measurement]
+
+
+@dataclass(slots=True)
+class Sampler:
+    """State of one agent.
+
+    edge: CLOCK_BOOTTIME ns up to which spans are closed.  ends: further instants at which a span
+    must be closed early, because a run ended there.
+    """
+
+    outbox: Outbox
+    folder: MarksFolder
+    meters: Sequence[Meter]
+    roots: Roots
+    settings: Settings
+    machine_id: str
+    boot_id: str
+    devices: dict[str, DeviceHistory] = field(default_factory=dict)
+    processes: ProcessTable = field(init=False)
+    book: RunBook = field(init=False)
+    edge: int = 0
+    ends: list[int] = field(default_factory=list)
+    gpu_use: dict[str, dict[str, float]] = field(default_factory=dict)
+    lost_rows: int = 0
+    read_errors: dict[str, int] = field(default_factory=dict)
+    _open: deque[_Closed] = field(default_factory=deque)
+    _final: deque[tuple[int, Measurement]] = field(default_factory=deque)
+    _pending: list[Body] = field(default_factory=list)
+    _reserved: dict[str, tuple[float | None, int | None]] = field(default_factory=dict)
+    _dropped_keys: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.processes = ProcessTable(self.roots.proc)
+        self.book = RunBook(self.machine_id, self.boot_id)
+        for meter in self.meters:
+            for device in meter.devices:
+                name = (
+                    device.device_id if device.component is Component.GPU else f"{self.machine_id}/{device.device_id}"
+                )
+                known = DeviceHistory(
+                    replace(device, device_id=name),
+                    meter.name,
+                    self.settings.sample_ns,
+                    self._capacity(device.component),
+                )
+                self.devices[device.device_id] = known
+
+    def _capacity(self, component: Component) -> float | None:
+        """What a device serves: the machine's CPUs or bytes; a modelled one serves the agent's own control group."""
+        devices = [device for meter in self.meters for device in meter.devices if device.component is component]
+        modelled = any(device.method is Method.MODELLED for device in devices)
+        if component is Component.CPU:
+            return (cpus_of("self", self.roots) if modelled else None) or float(machine_cpus(self.roots))
+        if component is Component.DRAM:
+            return float((memory_of("self", self.roots) if modelled else None) or machine_memory(self.roots))
+        return None
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """First readings; what an earlier agent of this boot left is taken up."""
+        now = boottime_ns()
+        self.edge = now
+        self._resume(now)
+        self.read_meters()
+        self.scan(boottime_ns())
+
+    def read_meters(self) -> None:
+        """One reading of every meter; a failing one is counted and harms no other."""
+        for meter in self.meters:
+            try:
+                readings = meter.read()
+            except OSError:
+                self.read_errors[meter.name] = self.read_errors.get(meter.name, 0) + 1
+                continue
+            for reading in readings:
+                history = self.devices.get(reading.device_id)
+                if history is not None:
+                    history.add(reading)
+
+    def scan(self, now: int) -> None:
+        """CPU time of every tree, and who uses which GPU."""
+        self.processes.scan(now)
+        self.gpu_use = {}
+        if not self.processes.actors:
+            return
+        for meter in self.meters:
+            for device_id, pids in meter.busy_pids().items():
+                self.gpu_use[device_id] = self._use_by_party(pids)
+
+    def _use_by_party(self, pids: Mapping[int, float | None]) -> dict[str, float]:
+        """Utilisation by party; processes that do not say share the device equally."""
+        use: dict[str, float] = {}
+        silent = all(value is None for value in pids.values())
+        for pid, value in pids.items():
+            key = self.processes.actor_of(pid) or ""
+            amount = 1.0 / len(pids) if silent else value or 0.0
+            use[key] = use.get(key, 0.0) + amount
+        return use
+
+    def read_marks(self) -> bool:
+        """Follow new marks. True when there were any, so that meters are read at once."""
+        late: int | None = None
+        any_new = False
+        for file, lines in self.folder.read():
+            any_new = True
+            self._follow(file, lines)
+            earliest = min(line.at_ns for line in lines)
+            if earliest < self.edge and file.boot_id == self.boot_id:
+                late = earliest if late is None else min(late, earliest)
+        for file in self.folder.newly_gone():
+            self._bury(file)
+            any_new = True
+        for file in list(self.folder.files.values()):
+            if file.gone and file.timeline.open:
+                self._bury(file)
+        if late is not None:
+            self._rebind(late)
+        return any_new
+
+    def _follow(self, file: MarksFile, lines: Sequence[Line]) -> None:
+        was_open = set(self.book.open_ids())
+        shipped = self.folder.offsets.get(file.key, 0)
+        for line in lines:
+            self.book.take(file.key, line)
+            if line.n > shipped:
+                self._ship_mark(file, line)
+        self.folder.offsets[file.key] = max(shipped, max(line.n for line in lines))
+        if file.reader.corrupt and (state := self.book.runs.get(file.run_id)) is not None:
+            numbers = ", ".join(str(n) for n in file.reader.corrupt[:5])
+            state.note(f"marks file {file.key} has unreadable lines ({numbers}): their marks are missing")
+        if not file.gone and file.key not in self.processes.actors and file.timeline.times:
+            self.processes.add_actor(Actor(file.key, file.run_id, file.pid, file.launcher))
+            self._reserved[file.key] = (cpus_of(file.pid, self.roots), memory_of(file.pid, self.roots))
+        for run_id in set(self.book.open_ids()) - was_open:
+            self._opened(self.book.runs[run_id], file)
+        self._note_ends(was_open)
+
+    def _ship_mark(self, file: MarksFile, line: Line) -> None:
+        run_id = str(line.values.get("run") or file.run_id)
+        row = mark_row(line, run_id, file.machine_id, file.boot_id, file.pid, file.rank)
+        if row is None and (state := self.book.runs.get(file.run_id)) is not None:
+            state.note(f"marks file {file.key} line {line.n} has values that are no numbers: left out")
+        elif row is not None:
+            self._pending.append(row)
+
+    def _opened(self, state: RunState, file: MarksFile) -> None:
+        if file.gone:
+            return
+        record = start_of_run_record(self.roots, file.pid, [d.device for d in self.devices.values()])
+        state.run = replace(state.run, record={**record, **state.run.record})
+
+    def _bury(self, file: MarksFile) -> None:
+        """The process is gone. What it still was in ends where it was last known to live."""
+        was_open = set(self.book.open_ids())
+        for line in file.read():  # whole now: a torn last line is not going to be finished
+            self.book.take(file.key, line)
+            self._ship_mark(file, line)
+            self.folder.offsets[file.key] = line.n
+        if file.timeline.open:
+            now = boottime_ns() if file.boot_id == self.boot_id else file.last_ns
+            # An earlier boot's clock says nothing here: the last mark is the last that is known.
+            us = clock_offset().utc_us(now) if file.boot_id == self.boot_id else file.last_us
+            file.timeline.end(now)
+            self.book.died(file.key, now, us)
+        self._note_ends(was_open)
+
+    def _note_ends(self, was_open: set[str]) -> None:
+        for run_id in was_open - set(self.book.open_ids()):
+            ended = self.book.runs[run_id].run.ended_ns
+            if ended is not None and ended > self.edge:
+                self.ends.append(ended)
+
+    # -- closing spans ---------------------------------------------------------------------------
+
+    def next_edge(self) -> int:
+        """The next instant of the span grid (whole multiples of the span in UTC, so hours are never crossed)."""
+        offset = clock_offset()
+        step = SPAN_SECONDS * US_PER_SECOND
+        return offset.boot_ns((offset.utc_us(self.edge) // step + 1) * step)
+
+    def close_spans(self, now: int, *, force: bool = False) -> bool:
+        """Close every span whose end is past and known. True when any was."""
+        closed = False
+        while True:
+            ends = [t for t in self.ends if self.edge < t <= now]
+            end = min([self.next_edge(), *ends])
+            if end > now:
+                break
+            if not (force or self._is_known(end) or now > end + SETTLE_NS):
+                break
+            self.close_through(end)
+            closed = True
+        self.ends = [t for t in self.ends if t > self.edge]
+        return closed
+
+    def close_through(self, end: int) -> None:
+        """Close [edge, end): bind what is known of it. A long span, an absence, is cut at whole minutes."""
+        start, self.edge = self.edge, max(end, self.edge)
+        if end <= start:
+            return
+        offset = clock_offset()
+        minutes = grid_cuts(offset.utc_us(start), offset.utc_us(end), LONGEST_SPAN_NS // NS_PER_US)
+        inside = (
+            [t for us in minutes if start < (t := offset.boot_ns(us)) < end] if end - start > LONGEST_SPAN_NS else []
+        )
+        for a, b in zip([start, *inside], [*inside, end], strict=True):
+            rows = measure(self._machine(), list(self.devices.values()), self.parties(), a, b, offset)
+            keyed = {f"{row.started_ns:020d}/{row.device_id}": row for row in rows}
+            self._open.append(_Closed(a, b, offset, keyed))
+
+    def _is_known(self, end: int) -> bool:
+        times = [history.history.last_time for history in self.devices.values()]
+        return all(t is not None and t >= end for t in times)
+
+    def parties(self) -> list[Party]:
+        """The marking processes as binding sees them."""
+        found = []
+        for key, file in self.folder.files.items():
+            actor = self.processes.actors.get(key)
+            cpus, memory = self._reserved.get(key, (None, None))
+            state = self.book.runs.get(file.run_id)
+            gpus = state.run.record.get("visible_gpus") if state is not None else None
+            found.append(
+                Party(
+                    key=key,
+                    run_id=file.run_id,
+                    root_run_id=self.book.root_of(file.run_id),
+                    timeline=file.timeline,
+                    cpu=actor.cpu if actor is not None else History(),
+                    launcher=file.launcher,
+                    rank=file.rank,
+                    reserved_cpus=cpus,
+                    reserved_bytes=memory,
+                    gpus=None if gpus is None else frozenset(gpus),
+                )
+            )
+        return found
+
+    def _machine(self) -> Machine:
+        return Machine(
+            self.machine_id, self.boot_id, self.processes.machine, self.settings.sample_ns, self.gpu_use,
+            self.settings.policy,
+        )  # fmt: skip
+
+    # -- late marks ------------------------------------------------------------------------------
+
+    def _rebind(self, since: int) -> None:
+        """A late mark: spans still open are bound again, final ones get reassignments."""
+        for closed in self._open:
+            if closed.end > since:
+                rows = measure(
+                    self._machine(),
+                    list(self.devices.values()),
+                    self.parties(),
+                    closed.start,
+                    closed.end,
+                    closed.offset,
+                )
+                self._dropped_keys |= closed.rows.keys()
+                closed.rows = {f"{row.started_ns:020d}/{row.device_id}": row for row in rows}
+        for i, (seq, row) in enumerate(self._final):
+            if row.ended_ns > since:
+                self._final[i] = (seq, self._reassigned(seq, row))
+
+    def _reassigned(self, seq: int, row: Measurement) -> Measurement:
+        history = next((h for h in self.devices.values() if h.device.device_id == row.device_id), None)
+        if history is None or self.outbox.incarnation is None:
+            return row
+        claimed = claims(self._machine(), history, self.parties(), row.started_ns, row.ended_ns)
+        shares = split(row.energy_millijoules, claimed, self.settings.policy, row.component, row.idle_millijoules)
+        for millijoules, giver, taker in reassign(row.shares, shares):
+            self._pending.append(Reassignment(self.outbox.incarnation, seq, millijoules, giver, taker))
+        return replace(row, shares=shares)
+
+    # -- flushing --------------------------------------------------------------------------------
+
+    def flush(self, now: int, *, finish_through: int | None = None) -> bool:
+        """Write what is new in one durable transaction. False when the disk refused; nothing is forgotten then.
+
+        finish_through: spans that end by then become final whatever their grace.
+        """
+        ripe = now - self.settings.grace_ns if finish_through is None else finish_through
+        finishing = [closed for closed in self._open if closed.end <= ripe]
+        finish = [(key, row) for closed in finishing for key, row in closed.rows.items()]
+        open_rows = {key: row for closed in self._open if closed.end > ripe for key, row in closed.rows.items()}
+        runs = [state for state in self.book.runs.values() if state.changed]
+        try:
+            seqs = self.outbox.write(
+                drop=self._dropped_keys,
+                open_rows=open_rows,
+                finish=finish,
+                final=[*self._pending, *(state.run for state in runs)],
+                state=self._state(),
+            )
+        except OSError:
+            self._bound_pending()
+            return False
+        self._dropped_keys = set()
+        self._pending = []
+        for state in runs:
+            state.changed = False
+        self._final.extend((seq, row) for seq, (_, row) in zip(seqs, finish, strict=False))
+        while self._open and self._open[0].end <= ripe:
+            self._open.popleft()
+        self._forget(now)
+        return True
+
+    def _bound_pending(self) -> None:
+        """Memory is bounded while the disk is full: the oldest rows go, and are counted."""
+        rows = sum(len(closed.rows) for closed in self._open) + len(self._pending)
+        while rows > PENDING_ROWS and self._open:
+            gone = self._open.popleft()
+            rows -= len(gone.rows)
+            self.lost_rows += len(gone.rows)
+            for state in self.book.runs.values():
+                if state.open:
+                    state.note("rows were lost while the disk refused them")
+
+    def _state(self) -> dict[str, Any]:
+        """What a later agent of this boot needs to go on from the last closed edge."""
+        raws = {
+            device_id: raw
+            for device_id, history in self.devices.items()
+            if (raw := history.raw_at(self.edge)) is not None
+        }
+        return {
+            "resume": {"boot_id": self.boot_id, "edge": self.edge, "raw": raws},
+            "marks": self.folder.offsets,
+            "runs": [to_wire(state.run) for state in self.book.runs.values() if state.open],
+        }
+
+    def _resume(self, now: int) -> None:
+        """Finish what an earlier agent left open, and claim the counters' differences since its last edge."""
+        left = self.outbox.open_rows()
+        if left:
+            self.outbox.write(finish=left.items())
+        self.folder.offsets = self.outbox.state("marks") or {}
+        saved = self.outbox.state("resume") or {}
+        same_boot = saved.get("boot_id") == self.boot_id
+        unended = [run for wire in self.outbox.state("runs") or () if isinstance(run := from_wire(wire), Run)]
+        for run in unended:
+            state = RunState(run, changed=False)
+            state.interrupt("the agent was gone for a part of it")
+            self.book.runs[run.run_id] = state
+        if same_boot and saved["edge"] < now:
+            for device_id, raw in saved["raw"].items():
+                if device_id in self.devices:
+                    self.devices[device_id].resume(Reading(device_id, saved["edge"], energy_microjoules=raw), now)
+            if any(history.absent_until for history in self.devices.values()):
+                self.edge = saved["edge"]
+        self.read_marks()
+        self._bury_leftovers(unended, saved.get("edge", 0) if same_boot else None)
+
+    def _bury_leftovers(self, runs: Sequence[Run], edge: int | None) -> None:
+        """Runs of which no marks file is left can never end by themselves: they were interrupted."""
+        for run in runs:
+            state = self.book.runs[run.run_id]
+            if state.open and not state.holders:
+                state.died = True
+                ended_ns = max(run.started_ns + 1, edge or 0)
+                ended_us = run.started_at_us + (ended_ns - run.started_ns) // NS_PER_US
+                self.book.runs[run.run_id].holders.add("")
+                self.book.died("", ended_ns, ended_us)
+
+    def _forget(self, now: int) -> None:
+        recent = now - self.settings.grace_ns - 2 * SPAN_SECONDS * NS_PER_SECOND
+        for history in self.devices.values():
+            history.forget(min(recent, self.edge))
+        old = now - REMEMBER_NS
+        self.processes.machine.forget(old)
+        for actor in self.processes.actors.values():
+            actor.cpu.forget(old)
+        while self._final and self._final[0][1].ended_ns < old:
+            self._final.popleft()
+
+    def tidy(self, now: int, *, everything: bool = False) -> None:
+        """Remove marks files whose process left and whose marks are durable, once their grace is over."""
+        for key, file in list(self.folder.files.items()):
+            over = file.last_ns + self.settings.grace_ns < now or everything
+            done = not file.timeline.open and over and not self._needed(file)
+            if done:
+                self.folder.remove(key)
+                self.processes.drop_actor(key)
+                self.folder.offsets.pop(key, None)
+                self._reserved.pop(key, None)
+
+    def _needed(self, file: MarksFile) -> bool:
+        return any(closed.end > file.timeline.times[0] for closed in self._open) if file.timeline.times else False
+
+    def totals(self) -> dict[str, int]:
+        """Counts for the status file."""
+        return {"outbox_rows": self.outbox.depth(), "lost_rows": self.lost_rows}

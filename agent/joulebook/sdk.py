@@ -1,0 +1,377 @@
+"""The SDK: ``track``, ``phase``, ``log``. It starts an agent when none runs, appends marks, and does nothing else.
+
+Nothing here raises because of the book: a full disk, a missing agent or a broken home leaves the
+training as it was, and the report says what is missing (law 7).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Final, ParamSpec, TypeVar
+
+from joulebook.home import Home, find_home
+from joulebook.identity import RUN_ID, boot_id, inherited_run_id, machine_id, new_run_id, rank
+from joulebook.marks import SUFFIX, MarksWriter, members
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PACKAGES: Final = (
+    "torch", "torchvision", "torchao", "transformers", "accelerate", "lightning", "jax", "flax", "tensorflow",
+    "numpy", "scipy", "sklearn", "deepspeed", "xgboost", "lightgbm",
+)  # fmt: skip
+"""Packages whose version a run records when the process has imported them."""
+
+LABEL_VARIABLES: Final = {
+    "name": "JOULEBOOK_NAME",
+    "project": "JOULEBOOK_PROJECT",
+    "study": "JOULEBOOK_STUDY",
+    "arm": "JOULEBOOK_ARM",
+    "techniques": "JOULEBOOK_TECHNIQUES",
+    "ensemble": "JOULEBOOK_ENSEMBLE",
+    "member": "JOULEBOOK_MEMBER",
+    "seed": "JOULEBOOK_SEED",
+    "parent": "JOULEBOOK_PARENT",
+    "inherits": "JOULEBOOK_INHERITS",
+    "data_hash": "JOULEBOOK_DATA_HASH",
+}
+"""Label -> the variable that sets it where an argument does not."""
+
+
+class _Process:
+    """The marks of this process: its open file and the runs that it is in. Opened anew after a fork."""
+
+    def __init__(self, run_id: str, *, role: str, labels: Mapping[str, Any], start_agent: bool) -> None:
+        self.pid = os.getpid()
+        self.run_ids = [run_id]
+        self.children = 0
+        self.home: Home = find_home()
+        name = f"{run_id}.{self.pid}.{secrets.token_hex(4)}{SUFFIX}"
+        self._make_home()
+        self.marks = MarksWriter(self.home.marks / name)
+        self.marks.write(
+            "join",
+            members(
+                {
+                    "run": run_id,
+                    "role": role,
+                    "pid": self.pid,
+                    "machine": machine_id(),
+                    "boot": boot_id(),
+                    "rank": rank(),
+                    "labels": dict(labels) or None,
+                    "cwd": _cwd(),
+                    "argv": [word[:512] for word in sys.argv[:32]],
+                    "python": sys.version.split()[0],
+                }
+            ),
+        )
+        if start_agent and os.environ.get("JOULEBOOK_AGENT") != "off":
+            from joulebook.launch import start_agent_quietly
+
+            start_agent_quietly(self.home)
+
+    def _make_home(self) -> None:
+        from joulebook.errors import JoulebookError
+
+        try:
+            self.home.make()
+        except JoulebookError:
+            return  # the writer counts what it cannot write
+
+
+_process: _Process | None = None
+_fragments: dict[tuple[str, str | None], str] = {}
+
+
+def _current() -> _Process | None:
+    """This process's marks; joins the run that the process was born into, if any."""
+    global _process
+    process = _process
+    if process is not None and process.pid == os.getpid():
+        return process
+    inherited = process.run_ids[0] if process is not None else inherited_run_id()
+    _process = None if inherited is None else _Process(inherited, role="worker", labels={}, start_agent=False)
+    return _process
+
+
+class Track:
+    """A tracked run: context manager and decorator. ``run_id`` names it once entered.
+
+    The first track of a process joins the run that the process was born into (``joulebook run``,
+    torchrun's ranks, a parent's track); a track inside another is a child run.
+    """
+
+    def __init__(self, labels: Mapping[str, Any], *, sync: bool) -> None:
+        self._labels = labels
+        self._sync = sync
+        self._process: _Process | None = None
+        self._saved: str | None = None
+        self.run_id = ""
+
+    def __enter__(self) -> Track:
+        global _process
+        current = _process if _process is not None and _process.pid == os.getpid() else None
+        if current is not None and current.run_ids:
+            self._nest(current)
+        else:
+            self.run_id = inherited_run_id() or new_run_id()
+            _process = _Process(self.run_id, role="track", labels=self._labels, start_agent=True)
+            self._process = _process
+        self._saved = os.environ.get(RUN_ID)
+        os.environ[RUN_ID] = self.run_id
+        return self
+
+    def _nest(self, current: _Process) -> None:
+        parent = current.run_ids[-1]
+        current.children += 1  # the same on every rank, so that all ranks name the child alike
+        told = json.dumps([parent, current.children, self._labels], sort_keys=True)
+        self.run_id = f"{parent}.{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+        current.run_ids.append(self.run_id)
+        _synchronise(self._sync)
+        current.marks.write("join", members({"run": self.run_id, "parent": parent, "labels": dict(self._labels)}))
+        self._process = current
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        global _process
+        process = self._process
+        if self._saved is None:
+            os.environ.pop(RUN_ID, None)
+        else:
+            os.environ[RUN_ID] = self._saved
+        if process is None or process.pid != os.getpid():
+            return
+        _synchronise(self._sync)
+        failed = kind is not None and not (kind is SystemExit and getattr(error, "code", None) in (None, 0))
+        outermost = process.run_ids == [self.run_id]
+        process.marks.write(
+            "leave",
+            members(
+                {
+                    "run": self.run_id,
+                    "status": "failed" if failed else "ok",
+                    "reason": kind.__name__ if failed and kind else None,
+                    "packages": _packages() if outermost else None,
+                    "lost": process.marks.lost or None,
+                }
+            ),
+        )
+        process.run_ids.remove(self.run_id)
+        if outermost:
+            process.marks.close()
+            _process = None
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def tracked(*args: P.args, **kwargs: P.kwargs) -> R:
+            with Track(self._labels, sync=self._sync):
+                return function(*args, **kwargs)
+
+        return tracked
+
+
+def track(
+    name: str = "",
+    *,
+    project: str = "",
+    study: str = "",
+    arm: str = "",
+    techniques: Iterable[str | tuple[str, Mapping[str, Any]] | Mapping[str, Any]] = (),
+    ensemble: str | Mapping[str, Any] | None = None,
+    member: str | None = None,
+    seed: int | None = None,
+    parent: str = "",
+    inherits: Iterable[str] = (),
+    data_hash: str = "",
+    sync: bool = True,
+) -> Track:
+    """Track a run around a block or a function.
+
+    techniques: names, (name, parameters) pairs or {"name": ..., "parameters": ...}; none is the baseline.
+    ensemble: a method name or {"method": ..., "members": ..., "ensemble_id": ...}.
+    inherits: run ids whose cost this run reuses (a teacher, a checkpoint).
+    sync: wait for queued CUDA work at the edges; without it they are labelled unsynchronised.
+    Every label may come from its JOULEBOOK_* variable instead (docs/reference/settings.md).
+    """
+    given = {
+        "name": name,
+        "project": project,
+        "study": study,
+        "arm": arm,
+        "techniques": [technique_wire(t) for t in techniques],
+        "ensemble": None if ensemble is None else ensemble_wire(ensemble),
+        "member": member,
+        "seed": seed,
+        "parent_run_id": parent,
+        "inherits": list(inherits),
+        "data_hash": data_hash,
+    }
+    labels = labels_from_environment() | {key: value for key, value in given.items() if value not in ("", None, [])}
+    return Track(labels, sync=sync)
+
+
+class phase:
+    """A phase of the run: ``with joulebook.phase("train", member="0"): ...``.
+
+    name: setup, search, train, finetune, eval, inference, or your own.  member: the ensemble
+    member that the work is for, None when all members share it.  Phases nest: time inside an
+    inner phase is the inner one's alone.  Outside every run it does nothing.
+    """
+
+    __slots__ = ("_fragment", "_n", "_process", "_sync")
+
+    def __init__(self, name: str, member: str | None = None, *, sync: bool = True) -> None:
+        key = (name, member)
+        fragment = _fragments.get(key)
+        if fragment is None:
+            body = {"phase": str(name)[:128], "member": None if member is None else str(member)[:128]}
+            fragment = _fragments[key] = members(body)
+        self._fragment = fragment
+        self._sync = sync
+
+    def __enter__(self) -> None:
+        self._process = _current()
+        if self._process is not None:
+            synced = _synchronise(self._sync)
+            self._n = self._process.marks.write("begin", self._fragment + synced)
+
+    def __exit__(self, *_: object) -> None:
+        process = self._process
+        if process is not None and process.pid == os.getpid():
+            synced = _synchronise(self._sync)
+            process.marks.write("end", f',"of":{self._n}{synced}')
+
+
+def log(
+    *, samples: int | None = None, flops: float | None = None, step: int | None = None, split: str = "", **quality: Any
+) -> None:
+    """Say what the work was: samples and FLOPs of this call alone (they are summed), quality by metric name.
+
+    flops: floating-point operations, a multiply-add counted as two.  split: the data that quality
+    was measured on ("test").  A value that is no finite number is left out and named in the mark.
+    """
+    process = _current()
+    if process is None:
+        return
+    kept: dict[str, float] = {}
+    dropped: list[str] = []
+    for metric, value in quality.items():
+        number = _number(value)
+        if number is None:
+            dropped.append(metric)
+        else:
+            kept[metric] = number
+    counted = {"samples": _number(samples), "flops": _number(flops), "step": _number(step)}
+    body = {key: value for key, value in counted.items() if value is not None}
+    for key in ("samples", "step"):
+        if key in body:
+            body[key] = int(body[key])
+    process.marks.write(
+        "log", members({**body, "split": split or None, "quality": kept or None, "dropped": dropped or None})
+    )
+
+
+def technique_wire(technique: str | tuple[str, Mapping[str, Any]] | Mapping[str, Any]) -> dict[str, Any]:
+    """A technique as JSON types, from a name, ``name:key=value,...``, a pair or a mapping."""
+    if isinstance(technique, str):
+        name, parameters = _spec(technique)
+        return {"name": name, "parameters": parameters}
+    if isinstance(technique, Mapping):
+        return {"name": str(technique["name"]), "parameters": dict(technique.get("parameters") or {})}
+    return {"name": str(technique[0]), "parameters": dict(technique[1])}
+
+
+def ensemble_wire(ensemble: str | Mapping[str, Any]) -> dict[str, Any]:
+    """An ensemble as JSON types, from ``method:members=3,id=...`` or a mapping."""
+    if isinstance(ensemble, str):
+        method, values = _spec(ensemble)
+    else:
+        values = dict(ensemble)
+        method = str(values.pop("method"))
+    count = values.get("members")
+    return {
+        "ensemble_id": str(values.get("ensemble_id") or values.get("id") or secrets.token_hex(4)),
+        "method": method,
+        "members": None if count is None else int(count),
+    }
+
+
+def labels_from_environment(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Labels that JOULEBOOK_* variables set."""
+    found = {label: environ[variable] for label, variable in LABEL_VARIABLES.items() if environ.get(variable)}
+    labels: dict[str, Any] = dict(found)
+    if "techniques" in found:
+        labels["techniques"] = [technique_wire(word) for word in found["techniques"].split(";") if word]
+    if "ensemble" in found:
+        labels["ensemble"] = ensemble_wire(found["ensemble"])
+    if "inherits" in found:
+        labels["inherits"] = [word for word in found["inherits"].split(",") if word]
+    if "parent" in found:
+        labels["parent_run_id"] = labels.pop("parent")
+    if "seed" in found and not found["seed"].lstrip("-").isdigit():
+        labels.pop("seed")
+    elif "seed" in found:
+        labels["seed"] = int(found["seed"])
+    return labels
+
+
+def _spec(text: str) -> tuple[str, dict[str, Any]]:
+    name, _, rest = text.partition(":")
+    pairs = (word.partition("=") for word in rest.split(",") if word)
+    return name.strip(), {key.strip(): _literal(value.strip()) for key, _, value in pairs}
+
+
+def _literal(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _number(value: Any) -> float | None:
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _synchronise(wanted: bool) -> str:
+    """Wait for queued CUDA work where there is any; the mark's member that says when it was not waited for."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return ""
+    cuda = getattr(torch, "cuda", None)
+    if cuda is None or not cuda.is_initialized():
+        return ""
+    if not wanted or os.environ.get("JOULEBOOK_SYNC") == "off":
+        return ',"synced":false'
+    try:
+        cuda.synchronize()
+    except RuntimeError:
+        return ',"synced":false'
+    return ""
+
+
+def _packages() -> dict[str, str]:
+    found = {name: getattr(sys.modules[name], "__version__", None) for name in PACKAGES if name in sys.modules}
+    return {name: str(version)[:64] for name, version in found.items() if version is not None}
+
+
+def _cwd() -> str | None:
+    try:
+        return os.getcwd()  # noqa: PTH109  Path.cwd() costs an object on a hot start
+    except OSError:
+        return None

@@ -1,0 +1,48 @@
+"""Settings of the agent, from JOULEBOOK_* variables (docs/reference/settings.md)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from joulebook.errors import BadInput
+from joulebook.rows import Policy
+from joulebook.units import NS_PER_SECOND
+
+SPAN_SECONDS = 4
+"""Length of a span: rows are flushed at every span edge, so that with its settling second at most 5 s are lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """sample_ns: time between reads.  grace_ns: how long shares stay open for late marks."""
+
+    sample_ns: int = NS_PER_SECOND
+    grace_ns: int = 30 * NS_PER_SECOND
+    policy: Policy = Policy.RESERVED
+
+
+def settings_from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings that the variables give. Raises BadInput on a value that cannot be."""
+    sample = _seconds(environ, "JOULEBOOK_SAMPLE_SECONDS", 1.0, least=0.05, most=SPAN_SECONDS)
+    grace = _seconds(environ, "JOULEBOOK_GRACE_SECONDS", 30.0, least=0.0, most=3600.0)
+    name = environ.get("JOULEBOOK_POLICY", Policy.RESERVED)
+    try:
+        policy = Policy(name)
+    except ValueError:
+        raise BadInput(f"JOULEBOOK_POLICY is {name!r}", f"set it to one of {', '.join(Policy)}") from None
+    return Settings(round(sample * NS_PER_SECOND), round(grace * NS_PER_SECOND), policy)
+
+
+def _seconds(environ: Mapping[str, str], name: str, default: float, *, least: float, most: float) -> float:
+    text = environ.get(name)
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not least <= value <= most:
+        raise BadInput(f"{name} is {text!r}", f"set it to seconds from {least:g} to {most:g}")
+    return value
