@@ -24,10 +24,13 @@ from joulebook.rows import Batch, Body, Mark, Measurement, Reassignment, Run, ki
 
 from joulebook_collector import columns, schema
 from joulebook_collector.columns import Record
+from joulebook_collector.factors import read_factors
 from joulebook_collector.lock import take_lock
 from joulebook_collector.moves import with_moves
+from joulebook_collector.priced import Factor, SeriesKey, Site
 from joulebook_collector.shadows import Look, RowName, shadowed
 from joulebook_collector.shipped import bring_shipped
+from joulebook_collector.sites import read_site_of, read_sites
 
 __all__ = ["Forked", "Ledger", "Receipt", "Stamp"]
 
@@ -258,6 +261,20 @@ class Ledger:
             {"as_of": self.as_of(as_of_us), "runs": list(run_ids)},
         )
         return [columns.mark_from(row) for row in rows]
+
+    def factors(
+        self, as_of_us: int | None = None, *, zone: str | None = None, series: SeriesKey | None = None
+    ) -> list[Factor]:
+        """Factors known at T, superseded ones included, by series, period and transaction."""
+        return read_factors(self, as_of_us, zone=zone, series=series)
+
+    def sites(self, as_of_us: int | None = None) -> list[Site]:
+        """The newest version of every site known at T, by id."""
+        return read_sites(self, as_of_us)
+
+    def site_of(self, machine_id: str, at_us: int, as_of_us: int | None = None) -> Site:
+        """Where a machine stood at a moment, as known at T; ``local`` when nobody said."""
+        return read_site_of(self, machine_id, at_us, as_of_us)
 
     def quarantined(self, as_of_us: int | None = None) -> list[tuple[str, str, int, str, str]]:
         """Refused rows: (agent_id, incarnation, seq, kind, reason), in order of arrival."""

@@ -87,7 +87,7 @@ def price_known(ledger: Ledger, slots: Sequence[SlotEnergy], as_of_us: int) -> l
 
 
 def slot_step_us(ledger: Ledger, runs: Sequence[Run], as_of_us: int | None = None) -> int:
-    """Length of pricing slots, 5 to 60 minutes in microseconds: the edges of factors in the runs' spans are slot edges."""
+    """Length of pricing slots, 5 to 60 minutes in microseconds: factor edges within the runs' spans are slot edges."""
     as_of = ledger.as_of(as_of_us)
     step = US_PER_HOUR
     for run in runs:

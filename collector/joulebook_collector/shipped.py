@@ -101,7 +101,7 @@ def bring_shipped(ledger: Ledger) -> None:
         place = (stamp.txn, stamp.known_at_us)
         ledger.append("factor", [(*place, i, *_annual_values(row), origin) for i, row in enumerate(rows)])
         if first:
-            ledger.append("site", [(*place, LOCAL_SITE, None, "", 0.0, *[None] * 6, "no PUE and no zone named yet")])
+            ledger.append("site", [(*place, LOCAL_SITE, None, "", 0.0, *[None] * 6, "")])
 
 
 def _annual_values(row: AnnualRow) -> FactorValues:

@@ -1,0 +1,118 @@
+"""Restatements: what later knowledge changed in emissions that had a price already. Nothing is overwritten."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from joulebook_collector.ledger import Ledger
+from joulebook_collector.priced import SeriesKey, SlotEnergy
+from joulebook_collector.pricing import KnownPrice, price_known
+
+
+@dataclass(frozen=True, slots=True)
+class Restatement:
+    """One change of knowledge and what it did to one run.
+
+    old_*, new_*: PUE, intensity (g/kWh), its source and label, before and after.  known_at_us: since
+    when the new value is known.  slots: how many pricing slots' parts it touches, from from_us (start
+    of the first) to to_us (start of the last).  delta_g: new minus old emissions in g; None when there
+    is no new price.
+    """
+
+    run_id: str
+    site_id: str
+    old_series: SeriesKey | None
+    new_series: SeriesKey | None
+    old_pue: float | None
+    new_pue: float | None
+    old_g_per_kwh: float | None
+    new_g_per_kwh: float | None
+    old_source: str
+    new_source: str
+    old_label: str
+    new_label: str
+    known_at_us: int
+    slots: int
+    from_us: int
+    to_us: int
+    delta_g: float | None
+
+
+def restatements(
+    ledger: Ledger, slots: Sequence[SlotEnergy], first_known_us: int, as_of_us: int | None = None
+) -> list[Restatement]:
+    """Where a slot's first price differs from its price at T, by run and by change, in order of time.
+
+    first_known_us: the moment at which the run could first be priced.  A slot that had no price then
+    has its first one when a site or factor gave it one; giving it is no restatement.
+    """
+    as_of = ledger.as_of(as_of_us)
+    first = _first_prices(ledger, slots, min(first_known_us, as_of), as_of)
+    groups: dict[tuple[object, ...], list[tuple[KnownPrice, KnownPrice]]] = defaultdict(list)
+    for old, new in zip(first, price_known(ledger, slots, as_of), strict=True):
+        if old.slot.emissions_g is not None and _values(old) != _values(new):
+            groups[(new.slot.energy.run_id, new.slot.site_id, _values(old), _values(new))].append((old, new))
+    found = [_restatement(changes) for changes in groups.values()]
+    return sorted(found, key=lambda r: (r.run_id, r.from_us, r.known_at_us, r.site_id))
+
+
+def _first_prices(ledger: Ledger, slots: Sequence[SlotEnergy], first_us: int, as_of: int) -> list[KnownPrice]:
+    first = price_known(ledger, slots, first_us)
+    for known_us in _knowledge_times(ledger, first_us, as_of):
+        waiting = [i for i, known in enumerate(first) if known.slot.emissions_g is None]
+        if not waiting:
+            break
+        for i, known in zip(waiting, price_known(ledger, [slots[i] for i in waiting], known_us), strict=True):
+            first[i] = known
+    return first
+
+
+def _knowledge_times(ledger: Ledger, after_us: int, up_to_us: int) -> list[int]:
+    one = "select known_at_us from {} where known_at_us > $after and known_at_us <= $until"
+    sql = " union ".join(one.format(table) for table in ("factor", "site", "site_assignment"))
+    return [known for (known,) in ledger.query(sql + " order by known_at_us", {"after": after_us, "until": up_to_us})]
+
+
+def _values(known: KnownPrice) -> tuple[object, ...]:
+    slot = known.slot
+    return (slot.series, slot.pue, slot.g_per_kwh, slot.factor_source, slot.label)
+
+
+def _restatement(changes: Sequence[tuple[KnownPrice, KnownPrice]]) -> Restatement:
+    old, new = changes[0][0].slot, changes[0][1].slot
+    starts = [after.slot.energy.slot_started_at_us for _, after in changes]
+    deltas = [_delta(before, after) for before, after in changes]
+    return Restatement(
+        run_id=new.energy.run_id,
+        site_id=new.site_id,
+        old_series=old.series,
+        new_series=new.series,
+        old_pue=old.pue,
+        new_pue=new.pue,
+        old_g_per_kwh=old.g_per_kwh,
+        new_g_per_kwh=new.g_per_kwh,
+        old_source=old.factor_source,
+        new_source=new.factor_source,
+        old_label=old.label,
+        new_label=new.label,
+        known_at_us=max(_known_since(before, after) for before, after in changes),
+        slots=len(changes),
+        from_us=min(starts),
+        to_us=max(starts),
+        delta_g=None if None in deltas else sum(delta for delta in deltas if delta is not None),
+    )
+
+
+def _delta(before: KnownPrice, after: KnownPrice) -> float | None:
+    if before.slot.emissions_g is None or after.slot.emissions_g is None:
+        return None
+    return after.slot.emissions_g - before.slot.emissions_g
+
+
+def _known_since(before: KnownPrice, after: KnownPrice) -> int:
+    """The newer of the factor's and the site's knowledge, of those that changed."""
+    factor = after.factor_known_at_us if after.factor_known_at_us != before.factor_known_at_us else 0
+    site = after.site_known_at_us if after.site_known_at_us != before.site_known_at_us else 0
+    return max(factor, site)
