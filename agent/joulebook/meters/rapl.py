@@ -172,8 +172,8 @@ def _check_readable(zone: Zone) -> None:
 def drop_mirrors(zones: Sequence[Zone]) -> tuple[list[Zone], list[LeftOut]]:
     """Zones without those that repeat another's counter (METHODS 1.2: dies that mirror their socket).
 
-    Mirrored means equal absolute counts at every look while they move; equal increments prove
-    nothing, since two idle sockets look alike.
+    Mirrored means equal absolute counts at most looks while they move: an update may fall between
+    two reads of one look.  Equal increments prove nothing, since two idle sockets look alike.
     """
     if len(zones) < 2:
         return list(zones), []
@@ -185,12 +185,16 @@ def drop_mirrors(zones: Sequence[Zone]) -> tuple[list[Zone], list[LeftOut]]:
     kept: list[int] = []
     left_out = []
     for i, counts in enumerate(series):
-        twin = next((k for k in kept if len(set(counts)) > 1 and series[k] == counts), None)
+        twin = next((k for k in kept if len(set(counts)) > 1 and _mostly_equal(series[k], counts)), None)
         if twin is None:
             kept.append(i)
         else:
             left_out.append(LeftOut(zones[i].path, f"mirrors the counter of {zones[twin].path}"))
     return [zones[i] for i in kept], left_out
+
+
+def _mostly_equal(a: Sequence[int], b: Sequence[int]) -> bool:
+    return 2 * sum(x == y for x, y in zip(a, b, strict=True)) > len(a)
 
 
 def _device(zone: Zone, cpu: Cpu) -> Device:

@@ -40,7 +40,7 @@ static struct {
     Gpu gpu[MAX_GPUS];
     struct { char function[TEXT]; int gpu, code; } error[MAX_ERRORS];
     struct timespec changed;
-    long long size;
+    long long size, inode;
 } sim;
 
 static double now_ns(clockid_t clock) {
@@ -172,7 +172,7 @@ static int refresh(void) {
     if (!path || stat(path, &st)) return NO_DRIVER;
     static char last[4096];
     if (!strcmp(last, path) && st.st_mtim.tv_sec == sim.changed.tv_sec && st.st_mtim.tv_nsec == sim.changed.tv_nsec
-        && st.st_size == sim.size)
+        && st.st_size == sim.size && (long long)st.st_ino == sim.inode)
         return OK;
     FILE *file = fopen(path, "r");
     if (!file) return NO_DRIVER;
@@ -185,6 +185,7 @@ static int refresh(void) {
     fclose(file);
     sim.changed = st.st_mtim;
     sim.size = st.st_size;
+    sim.inode = (long long)st.st_ino;
     return OK;
 }
 
@@ -259,8 +260,9 @@ int nvmlDeviceGetCudaComputeCapability(Gpu *g, int *major, int *minor) {
 int nvmlDeviceGetTotalEnergyConsumption(Gpu *g, unsigned long long *millijoules) {
     CHECK(g);
     if (!g->energy) return UNSUPPORTED;
-    double s = updated_at(), from = sim.reload_ns ? (double)(sim.reload_ns - sim.t0_ns) / 1e9 : 0;
-    *millijoules = (unsigned long long)((joules(g, s) - (s >= from ? joules(g, from) : 0)) * 1e3);
+    double s = updated_at(), from = 0;
+    if (sim.reload_ns && now_ns(CLOCK_BOOTTIME) >= (double)sim.reload_ns) from = (double)(sim.reload_ns - sim.t0_ns) / 1e9;
+    *millijoules = (unsigned long long)(fmax(0, joules(g, s) - joules(g, from)) * 1e3);
     return OK;
 }
 /* Ampere other than GA100, and newer: the mean of the last second; before: the instant. */
