@@ -1,0 +1,113 @@
+"""What else differed between the arms of a study (METHODS 4.2): a thin check over start-of-run records."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from joulebook.rows import Component
+
+from joulebook_reports.facts import RunFacts
+
+HARDWARE: Final = re.compile(r"cpu|gpu|driver|power|thread|cores|cgroup|quota|memory|reserved|governor|meter")
+"""Fields that decide joules whatever the technique: a difference makes the comparison observational."""
+
+BETWEEN_RUNS: Final = re.compile(
+    r"(^|[._])(load|time|date|uptime|pid|host|hostname|free|available|boot|cwd|temperature)"
+)
+"""Fields that differ between any two runs and say nothing by differing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confounder:
+    """A field whose values differ between an arm and the baseline.
+
+    grave: it decides joules by itself, so the comparison is observational.
+    """
+
+    field: str
+    baseline: str
+    arm: str
+    grave: bool
+
+
+def confounders(baseline: Sequence[RunFacts], arm: Sequence[RunFacts]) -> list[Confounder]:
+    """Every watched field that differs, graver ones first."""
+    left, right = (_fields(runs) for runs in (baseline, arm))
+    found = [
+        Confounder(name, _words(left.get(name)), _words(right.get(name)), _is_grave(name))
+        for name in sorted(left.keys() | right.keys())
+        if left.get(name) != right.get(name)
+    ]
+    return sorted(found, key=lambda c: (not c.grave, c.field))
+
+
+def busy_runs(runs: Iterable[RunFacts]) -> list[str]:
+    """Runs that started on a machine with more to do than it has cores, in words."""
+    return [words for words in map(_busy, runs) if words]
+
+
+def _fields(runs: Sequence[RunFacts]) -> dict[str, set[str]]:
+    values: dict[str, set[str]] = {}
+    for facts in runs:
+        for name, value in _watched(facts).items():
+            values.setdefault(name, set()).add(value)
+    return values
+
+
+def _watched(facts: RunFacts) -> dict[str, str]:
+    fields = {
+        name: str(value) for name, value in flat(facts.run.record).items() if not BETWEEN_RUNS.search(name.lower())
+    }
+    fields["machine"] = facts.run.machine_id
+    for component in Component:
+        meters = sorted({f"{m.meter} ({m.method})" for m in facts.measurements if m.component is component})
+        if meters:
+            fields[f"meter of {component}"] = ", ".join(meters)
+    if facts.run.labels.data_hash:
+        fields["data hash"] = facts.run.labels.data_hash
+    return fields
+
+
+def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested record as ``outer.inner`` names; lists stay values."""
+    fields: dict[str, Any] = {}
+    for key, value in record.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            fields.update(flat(value, f"{name}."))
+        else:
+            fields[name] = value
+    return fields
+
+
+def _is_grave(name: str) -> bool:
+    return name in {"machine", "data hash"} or name.startswith("meter of") or bool(HARDWARE.search(name.lower()))
+
+
+def _words(values: set[str] | None) -> str:
+    return " | ".join(sorted(values)) if values else "not recorded"
+
+
+def _busy(facts: RunFacts) -> str:
+    record = {name.rsplit(".", 1)[-1]: value for name, value in flat(facts.run.record).items()}
+    load, cores = _number(record, _LOAD), _number(record, _CORES)
+    if load is None or cores is None or load <= cores:
+        return ""
+    return f"{facts.run.run_id}: load {load:.1f} on {cores:g} cores at its start"
+
+
+_LOAD: Final = ("load_1min", "load")
+_CORES: Final = ("cpus", "cores")
+
+
+def _number(record: Mapping[str, Any], names: Sequence[str]) -> float | None:
+    for name in names:
+        value = record.get(name)
+        if isinstance(value, list | tuple) and value:
+            value = value[0]
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    return None

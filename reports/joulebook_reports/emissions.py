@@ -1,0 +1,122 @@
+"""Emissions of priced slots: sums per basis, their uncertainty, and what is missing (METHODS 3, 4.8)."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from joulebook.summary import phase_name
+from joulebook.units import JOULES_PER_KWH, joules, kwh
+from joulebook_collector.priced import PricedSlot, SeriesKey
+
+from joulebook_reports.uncertainty import common_u, interval, product_u_rel
+
+NOTHING_TO_PRICE = "the run has no energy to price"
+REMEDY = "type: joulebook site add NAME --zone ZONE --pue PUE; joulebook site assign {machine} NAME"
+
+
+@dataclass(frozen=True, slots=True)
+class Emissions:
+    """Emissions of some slots, or why there are none.
+
+    grams, facility_kwh: None unless every slot could be priced and all share one basis.  u_grams:
+    standard uncertainty (k = 1).  by_phase: phase -> grams, of the priced slots.
+    """
+
+    grams: float | None
+    u_grams: float
+    facility_kwh: float | None
+    by_phase: Mapping[str, float]
+    missing: str
+
+    @property
+    def interval_g(self) -> tuple[float, float] | None:
+        """gCO2e at k = 2."""
+        return None if self.grams is None else interval(self.grams, self.u_grams)
+
+
+def emissions_of(slots: Sequence[PricedSlot], energy_u_rel: float) -> Emissions:
+    """Sum the slots.  energy_u_rel: relative standard uncertainty of their energy together."""
+    missing = _missing(slots)
+    facility = [slot.facility_energy_joules for slot in slots]
+    known = [joule for joule in facility if joule is not None]
+    whole_facility = kwh(math.fsum(known)) if slots and len(known) == len(slots) else None
+    by_phase = _by_phase(slots)
+    if missing:
+        return Emissions(None, 0.0, whole_facility, by_phase, missing)
+    grams = math.fsum(slot.emissions_g or 0.0 for slot in slots)
+    return Emissions(grams, _u_grams(slots, grams, energy_u_rel), whole_facility, by_phase, "")
+
+
+def basis(series: SeriesKey) -> tuple[str, ...]:
+    """What must agree before grams may be summed; zones may differ (law 6)."""
+    return (series.kind, series.basis, series.flow, series.accounting, series.gases)
+
+
+def pricing_table(slots: Sequence[PricedSlot]) -> list[dict[str, Any]]:
+    """One row per way in which joules were priced, energy kept apart before and after PUE."""
+    groups: dict[tuple[Any, ...], list[PricedSlot]] = defaultdict(list)
+    for slot in slots:
+        groups[_way(slot)].append(slot)
+    return [_pricing_row(groups[way]) for way in sorted(groups, key=str)]
+
+
+def _missing(slots: Sequence[PricedSlot]) -> str:
+    if not slots:
+        return NOTHING_TO_PRICE
+    reasons = sorted({slot.missing for slot in slots if slot.missing})
+    if reasons:
+        machines = sorted({slot.energy.machine_id for slot in slots if slot.missing})
+        unpriced = sum(slot.energy.energy_millijoules for slot in slots if slot.missing)
+        whole = sum(slot.energy.energy_millijoules for slot in slots)
+        part = "" if unpriced == whole else f" ({joules(unpriced):.3f} J of {joules(whole):.3f} J)"
+        return f"{'; '.join(reasons)}{part}; {REMEDY.format(machine=machines[0])}"
+    bases = {basis(slot.series) for slot in slots if slot.series is not None}
+    if len(bases) > 1:
+        return "slots are priced on different bases, which are never summed; see pricing"
+    return ""
+
+
+def _u_grams(slots: Sequence[PricedSlot], grams: float, energy_u_rel: float) -> float:
+    """Each factor's gain is common to the slots that it priced; the three kinds of factor are independent."""
+    if grams == 0:
+        return 0.0
+    pue: list[tuple[Hashable, float]] = [(s.site_id, (s.emissions_g or 0.0) * s.u_pue) for s in slots]
+    grid: list[tuple[Hashable, float]] = [(s.series, (s.emissions_g or 0.0) * s.u_g_per_kwh) for s in slots]
+    return grams * product_u_rel(energy_u_rel, common_u(pue) / grams, common_u(grid) / grams)
+
+
+def _by_phase(slots: Sequence[PricedSlot]) -> dict[str, float]:
+    totals: dict[str, float] = defaultdict(float)
+    for slot in slots:
+        if slot.emissions_g is not None:
+            totals[phase_name(slot.energy.phase)] += slot.emissions_g
+    return dict(totals)
+
+
+def _way(slot: PricedSlot) -> tuple[Any, ...]:
+    return (slot.site_id, slot.pue, slot.series, slot.g_per_kwh, slot.factor_source, slot.label, slot.missing)
+
+
+def _pricing_row(slots: Sequence[PricedSlot]) -> dict[str, Any]:
+    first = slots[0]
+    it_joules = joules(sum(slot.energy.energy_millijoules for slot in slots))
+    facility = [s.facility_energy_joules for s in slots if s.facility_energy_joules is not None]
+    grams = [s.emissions_g for s in slots if s.emissions_g is not None]
+    return {
+        "site": first.site_id,
+        "pue": first.pue,
+        "u_pue": first.u_pue,
+        "series": None if first.series is None else first.series.label(),
+        "g_per_kwh": first.g_per_kwh,
+        "u_g_per_kwh": first.u_g_per_kwh,
+        "factor_source": first.factor_source,
+        "label": first.label,
+        "missing": first.missing or None,
+        "it_energy_kwh": it_joules / JOULES_PER_KWH,
+        "facility_energy_kwh": kwh(math.fsum(facility)) if len(facility) == len(slots) else None,
+        "emissions_g": math.fsum(grams) if len(grams) == len(slots) else None,
+    }

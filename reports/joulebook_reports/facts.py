@@ -1,0 +1,60 @@
+"""What a report is made from: plain frozen data that ``gather`` reads and every other module computes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from joulebook.rows import Mark, Measurement, Policy, Run
+from joulebook.summary import RunEnergy
+from joulebook_collector.priced import PricedSlot
+
+
+@dataclass(frozen=True, slots=True)
+class Restated:
+    """One change of a run's emissions since it was first priced.
+
+    known_at_us: when the new price became known.  delta_g: new minus old gCO2e, None where there is
+    no new price.  slots: pricing slots' parts that it touches.  reason: what changed, in words.
+    """
+
+    known_at_us: int
+    delta_g: float | None
+    slots: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """One run as known at one time.
+
+    energies: under each policy, from the same measurements.  slots: priced under ``policy``, the run's
+    own; child_slots: those of the runs nested in it.  measurements: every one over the run's
+    span on its machines, whoever used it.  site_notes: site id -> note ("example").
+    """
+
+    run: Run
+    policy: Policy
+    energies: Mapping[Policy, RunEnergy]
+    measurements: tuple[Measurement, ...] = ()
+    marks: tuple[Mark, ...] = ()
+    children: tuple[Run, ...] = ()
+    slots: tuple[PricedSlot, ...] = ()
+    child_slots: tuple[PricedSlot, ...] = ()
+    restated: tuple[Restated, ...] = ()
+    site_notes: Mapping[str, str] | None = None
+
+    @property
+    def energy(self) -> RunEnergy:
+        """Under the report's policy."""
+        return self.energies[self.policy]
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFacts:
+    """The runs of one study, and the runs whose cost they reuse, as known at one time."""
+
+    name: str
+    policy: Policy
+    runs: tuple[RunFacts, ...]
+    inherited: Mapping[str, RunFacts]

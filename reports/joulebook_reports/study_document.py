@@ -1,0 +1,341 @@
+"""The JSON object of a study: arms against the named baseline (docs/reference/report.md, METHODS 4).
+
+Every other form of a study report is drawn from this object, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from joulebook.errors import BadInput
+from joulebook.rows import Measurement, Method, Policy
+from joulebook.summary import iso_utc
+from joulebook_collector.conservation import BookCheck
+
+from joulebook_reports.arms import RunRow, phase_names, run_row, sort_runs
+from joulebook_reports.compare import Estimate, Sample, better, difference, holm, mean, not_inferior, ratio
+from joulebook_reports.confounding import Confounder, busy_runs, confounders
+from joulebook_reports.facts import RunFacts, StudyFacts
+from joulebook_reports.quality import Gate, gate_for
+from joulebook_reports.reference import Reference, reference_of
+from joulebook_reports.run_document import (
+    MODELLED_FIRST_LINE,
+    book_json,
+    checked,
+    conservation_statement,
+    modelled_only,
+    restatement_json,
+    totals_json,
+    u_rel_of,
+)
+from joulebook_reports.verdicts import percent_change, verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the reader asked for: names as typed, None where the default is to be taken."""
+
+    baseline: str | None = None
+    metric: str = "accuracy"
+    direction: str | None = None
+    margin: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One arm: its runs as read and as rows of numbers, in the same order."""
+
+    name: str
+    facts: tuple[RunFacts, ...]
+    rows: tuple[RunRow, ...]
+
+    def samples(self, quantity: str) -> list[Sample] | None:
+        """The runs' values of a field of RunRow; None when some run has none."""
+        values = [(row.seed, getattr(row, quantity)) for row in self.rows]
+        if not values or any(value is None for _, value in values):
+            return None
+        return [Sample(seed, float(value)) for seed, value in values]
+
+    def other(self, policy: Policy) -> list[Sample]:
+        """The runs' own energy under another policy, joules."""
+        return [Sample(row.seed, row.other[policy]) for row in self.rows]
+
+
+def study_document(study: StudyFacts, asked: Asked, as_of_us: int, book: BookCheck | None = None) -> dict[str, Any]:
+    """Arms of the study against its baseline.
+
+    Raises LedgerError when law 1 is broken, BadInput when there is nothing to compare or the
+    baseline is not one of the arms.
+    """
+    measurements = _all_measurements(study)
+    conservation = checked(measurements)
+    by_arm, left_out = sort_runs(study)
+    if not by_arm:
+        reasons = "; ".join(f"{run.run_id}: {run.reason}" for run in left_out) or "it has no runs"
+        raise BadInput(
+            f"study {study.name!r} has no run to compare ({reasons})", "label runs with --study and let one end"
+        )
+    arms = [Arm(n, tuple(fs), tuple(run_row(f, study, asked.metric) for f in fs)) for n, fs in by_arm.items()]
+    baseline = _baseline(arms, asked.baseline)
+    arms = [baseline, *(arm for arm in arms if arm is not baseline)]
+    rows = [row for arm in arms for row in arm.rows]
+    gate = gate_for(
+        asked.metric, [row.quality for row in rows if row.quality is not None], asked.direction, asked.margin
+    )
+    compared = [facts for arm in arms for facts in arm.facts]
+    reference = reference_of(compared)
+    return {
+        "study": study.name,
+        "as_of": iso_utc(as_of_us),
+        "policy": str(study.policy),
+        "modelled_statement": _modelled_statement(compared),
+        "baseline": baseline.name,
+        "quality_gate": _gate_json(gate),
+        "phases": phase_names(rows),
+        "arms": _arms_json(arms, gate, reference),
+        "runs": [_row_json(row, reference) for row in rows],
+        "left_out": [{"run_id": run.run_id, "arm": run.arm, "reason": run.reason} for run in left_out],
+        "reference": reference.as_json(),
+        "site_notes": {k: v for facts in compared for k, v in (facts.site_notes or {}).items()},
+        "busy_runs": busy_runs(compared),
+        "notes": _notes(compared),
+        "restatements": _restatements(compared),
+        "conservation": totals_json(conservation),
+        "book": None if book is None else book_json(book),
+        "conservation_statement": conservation_statement(conservation, len(measurements)),
+    }
+
+
+def _baseline(arms: Sequence[Arm], named: str | None) -> Arm:
+    wanted = "baseline" if named is None else named
+    for arm in arms:
+        if arm.name == wanted:
+            return arm
+    if named is None and len(arms) == 1:
+        return arms[0]
+    names = ", ".join(arm.name for arm in arms)
+    raise BadInput(f"no compared run is of arm {wanted!r}", f"name the baseline with --baseline, one of: {names}")
+
+
+def _arms_json(arms: Sequence[Arm], gate: Gate, reference: Reference) -> list[dict[str, Any]]:
+    baseline = arms[0]
+    ratios = {arm.name: _ratio(baseline, arm, "full") for arm in arms[1:]}
+    adjusted = holm({name: r.p for name, r in ratios.items() if r is not None and r.p is not None})
+    return [
+        {
+            **_own_figures(arm, reference),
+            **(
+                _against(baseline, arm, ratios[arm.name], adjusted.get(arm.name), gate)
+                if arm is not baseline
+                else _AS_BASELINE
+            ),
+        }
+        for arm in arms
+    ]
+
+
+_AS_BASELINE: Mapping[str, Any] = {
+    "verdict": "baseline",
+    "energy_ratio": None,
+    "marginal_ratio": None,
+    "ratios_under_other_policies": {},
+    "inference_ratio": None,
+    "inference_verdict": None,
+    "quality_difference": None,
+    "not_inferior": None,
+    "observational": False,
+    "differs_from_baseline": [],
+    "gain_statement": None,
+}
+
+
+def _own_figures(arm: Arm, reference: Reference) -> dict[str, Any]:
+    full, marginal = _mean(arm.samples("full")), _mean(arm.samples("marginal"))
+    return {
+        "arm": arm.name,
+        "n": len(arm.rows),
+        "seeds": [row.seed for row in arm.rows],
+        "run_ids": [row.run_id for row in arm.rows],
+        "inherits": sorted({run_id for row in arm.rows for run_id in row.inherited}),
+        "full_joules": full,
+        "marginal_joules": marginal,
+        "phases_joules": _phase_means(arm),
+        "full_emissions_g": _priced(full, reference),
+        "marginal_emissions_g": _priced(marginal, reference),
+        "inference_joules_per_10k": _mean(arm.samples("inference_per_10k")),
+        "quality": _mean(arm.samples("quality")),
+        "u_rel_measurement": max((u_rel_of(facts) for facts in arm.facts), default=0.0),
+        "methods": sorted({str(m) for facts in arm.facts for m in facts.energy.method.values()}),
+    }
+
+
+def _against(baseline: Arm, arm: Arm, found: Estimate | None, adjusted_p: float | None, gate: Gate) -> dict[str, Any]:
+    quality = _difference(baseline, arm, "quality")
+    equal = (
+        None if quality is None or gate.margin is None else not_inferior(quality, gate.margin, gate.higher_is_better)
+    )
+    differs = confounders(baseline.facts, arm.facts)
+    observational = any(c.grave for c in differs)
+    words = verdict(
+        found,
+        adjusted_p,
+        equal,
+        "" if found else "an energy is zero",
+        _why_unjudged(quality, gate),
+        quality is not None and better(quality, gate.higher_is_better),
+    )
+    if any(row.inherited for row in arm.rows):
+        words += ", counting what it inherits"
+    inference = _ratio(baseline, arm, "inference_per_10k")
+    return {
+        "verdict": f"observational ({_named(differs)} differ): {words}" if observational else words,
+        "energy_ratio": _estimate(found, adjusted_p),
+        "marginal_ratio": _estimate(_ratio(baseline, arm, "marginal")),
+        "ratios_under_other_policies": _other_policies(baseline, arm),
+        "inference_ratio": _estimate(inference),
+        "inference_verdict": _inference_words(inference),
+        "quality_difference": _estimate(quality),
+        "not_inferior": equal,
+        "observational": observational,
+        "differs_from_baseline": [
+            {"field": c.field, "baseline": c.baseline, "arm": c.arm, "grave": c.grave} for c in differs
+        ],
+        "gain_statement": _gain_statement(baseline, arm),
+    }
+
+
+def _mean(samples: Sequence[Sample] | None) -> dict[str, Any] | None:
+    return None if samples is None else _estimate(mean([sample.value for sample in samples]))
+
+
+def _ratio(baseline: Arm, arm: Arm, quantity: str) -> Estimate | None:
+    left, right = baseline.samples(quantity), arm.samples(quantity)
+    if left is None or right is None or any(s.value <= 0 for s in (*left, *right)):
+        return None
+    return ratio(left, right)
+
+
+def _difference(baseline: Arm, arm: Arm, quantity: str) -> Estimate | None:
+    left, right = baseline.samples(quantity), arm.samples(quantity)
+    return None if left is None or right is None else difference(left, right)
+
+
+def _other_policies(baseline: Arm, arm: Arm) -> dict[str, Any]:
+    """Own energy's ratio under every policy that the report does not use."""
+    policies = baseline.rows[0].other
+    found = {}
+    for policy in policies:
+        left, right = baseline.other(policy), arm.other(policy)
+        positive = all(sample.value > 0 for sample in (*left, *right))
+        found[str(policy)] = _estimate(ratio(left, right)) if positive else None
+    return found
+
+
+def _phase_means(arm: Arm) -> dict[str, Any]:
+    """Mean of each phase over the runs; a run without it spent nothing in it."""
+    return {phase: _estimate(mean([row.phases.get(phase, 0.0) for row in arm.rows])) for phase in phase_names(arm.rows)}
+
+
+def _estimate(found: Estimate | None, adjusted_p: float | None = None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    plain = {"point": found.point, "low": found.low, "high": found.high, "n": found.n}
+    if adjusted_p is None:
+        return {**plain, "paired": found.paired}
+    return {**plain, "paired": found.paired, "p": found.p, "p_holm": adjusted_p, "df": found.df}
+
+
+def _priced(energy: Mapping[str, Any] | None, reference: Reference) -> dict[str, Any] | None:
+    """An energy's mean and run-to-run interval on the reference site; factors' uncertainty is kept apart."""
+    if energy is None or reference.grams(1.0) is None:
+        return None
+    ends = {key: None if energy[key] is None else reference.grams(energy[key]) for key in ("point", "low", "high")}
+    return {**ends, "n": energy["n"], "paired": False}
+
+
+def _row_json(row: RunRow, reference: Reference) -> dict[str, Any]:
+    return {
+        "run_id": row.run_id,
+        "arm": row.arm,
+        "seed": row.seed,
+        "marginal_joules": row.marginal,
+        "marginal_interval_joules": list(row.u_interval),
+        "full_joules": row.full,
+        "full_emissions_g": reference.grams(row.full),
+        "phases_joules": dict(row.phases),
+        "other_policies_joules": {str(policy): value for policy, value in row.other.items()},
+        "quality": row.quality,
+        "inference_joules_per_10k": row.inference_per_10k,
+        "inherits": list(row.inherited),
+    }
+
+
+def _gate_json(gate: Gate) -> dict[str, Any]:
+    return {
+        "metric": gate.metric,
+        "direction": "higher" if gate.higher_is_better else "lower",
+        "margin": gate.margin,
+        "statement": gate.said,
+    }
+
+
+def _modelled_statement(compared: Sequence[RunFacts]) -> str | None:
+    if all(modelled_only(facts) for facts in compared):
+        return MODELLED_FIRST_LINE
+    parts = sorted({str(c) for facts in compared for c, m in facts.energy.method.items() if m is Method.MODELLED})
+    return f"part of the energy is modelled, not measured: {', '.join(parts)}" if parts else None
+
+
+def _why_unjudged(quality: Estimate | None, gate: Gate) -> str:
+    if quality is None:
+        return f"not every run logged {gate.metric}"
+    if gate.margin is None:
+        return "no margin was named"
+    return "too few runs for an interval"
+
+
+def _inference_words(found: Estimate | None) -> str | None:
+    if found is None:
+        return None
+    if found.low is None or found.high is None:
+        return f"single run, no interval ({found.point:.3f} x the baseline)"
+    if found.low <= 1 <= found.high:
+        return f"no difference resolved: {(found.low - 1) * 100:+.1f} to {(found.high - 1) * 100:+.1f} %"
+    return percent_change(found)
+
+
+def _named(differs: Sequence[Confounder]) -> str:
+    graves = [c.field for c in differs if c.grave]
+    return ", ".join(graves[:3]) + (f" and {len(graves) - 3} more" if len(graves) > 3 else "")
+
+
+def _gain_statement(baseline: Arm, arm: Arm) -> str:
+    """Whether the meters' common gain error cancels in the ratio (METHODS 1.6)."""
+    left, right = _gain_keys(baseline), _gain_keys(arm)
+    if left == right:
+        return "both arms share the meter and device model: a common gain error cancels in the ratio"
+    return "the arms do not share meter and device model: their gain errors do not cancel, and no interval holds them"
+
+
+def _gain_keys(arm: Arm) -> set[tuple[str, str]]:
+    return {(facts.run.machine_id, m.u_common_key) for facts in arm.facts for m in facts.measurements}
+
+
+def _all_measurements(study: StudyFacts) -> list[Measurement]:
+    """Each measurement once, however many of the study's runs it overlaps."""
+    found = {
+        (m.machine_id, m.boot_id, m.device_id, m.meter, m.started_ns, m.started_at_us): m
+        for facts in (*study.runs, *study.inherited.values())
+        for m in facts.measurements
+    }
+    return list(found.values())
+
+
+def _notes(compared: Sequence[RunFacts]) -> list[str]:
+    return sorted({note for facts in compared for note in (*facts.run.notes, *facts.energy.notes)})
+
+
+def _restatements(compared: Sequence[RunFacts]) -> list[dict[str, Any]]:
+    return [{"run_id": facts.run.run_id, **restatement_json(change)} for facts in compared for change in facts.restated]
