@@ -143,6 +143,11 @@ def test_a_machine_without_the_part_is_refused_with_cause_and_remedy(
         assert "\n" not in line
 
 
+def test_every_meter_has_its_row_in_the_docs(name: str) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "meters.md").read_text()
+    assert f"| `{name}` |" in page
+
+
 def test_an_unknown_name_is_refused(machine: Simulated) -> None:
     with pytest.raises(MeterUnavailable, match="no meter 'raple'"):
         open_meter("raple", machine.roots)

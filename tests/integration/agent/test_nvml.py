@@ -53,8 +53,12 @@ def by_id(meter: Nvml) -> dict[str, Reading]:
     return {reading.device_id: reading for reading in meter.read()}
 
 
-def test_the_counter_gives_the_true_joules_to_its_step(board: Board) -> None:
-    board.write(Gpu("GPU-a", parse_curve("square:60,300,0.4")), step_ms=1)
+@pytest.mark.parametrize(
+    "curve", ["constant:200", "square:60,300,0.4", "square:60,300,0.7,0.2,0.3", "sine:200,100,0.6,0.1"]
+)
+def test_the_counter_gives_the_true_joules_to_its_step(board: Board, curve: str) -> None:
+    """Curves in C and in Python are the same."""
+    board.write(Gpu("GPU-a", parse_curve(curve)), step_ms=1)
     meter = board.open()
     a = by_id(meter)["GPU-a"]
     time.sleep(1)

@@ -148,6 +148,13 @@ def test_powercap_on_the_command_line_ends_by_itself(tmp_path: Path) -> None:
     assert truth(tmp_path / "a b", 0, 1) == {"rapl:package-0": 0, "rapl:package-0/dram": 0}
 
 
+def test_every_option_has_its_row_in_the_docs() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "simulator.md").read_text()
+    options = {name for verb in simulate.commands.values() for option in verb.params for name in option.opts}
+    told = {name for name in options if name.startswith("--")} - {"--json", "--from", "--to", "--energy-counter"}
+    assert {name for name in told if f"`{name}" not in page} == set()
+
+
 @pytest.mark.parametrize("text", ["0", "2:5", "0:0", "0:5:101", "0:5:6:7", "a:5"])
 def test_what_is_no_process_is_refused(text: str) -> None:
     with pytest.raises(BadInput, match="no process"):
