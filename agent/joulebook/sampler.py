@@ -76,6 +76,7 @@ class Sampler:
     _pending: list[Body] = field(default_factory=list)
     _reserved: dict[str, tuple[float | None, int | None]] = field(default_factory=dict)
     _dropped_keys: set[str] = field(default_factory=set)
+    _left_cpu: dict[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.processes = ProcessTable(self.roots.proc)
@@ -178,15 +179,23 @@ class Sampler:
             numbers = ", ".join(str(n) for n in file.reader.corrupt[:5])
             state.note(f"marks file {file.key} has unreadable lines ({numbers}): their marks are missing")
         if not file.gone and file.key not in self.processes.actors and file.timeline.times:
-            self.processes.add_actor(Actor(file.key, file.run_id, file.pid, file.launcher))
+            actor = Actor(file.key, file.run_id, file.pid, file.launcher)
+            if file.key in self._left_cpu:  # an earlier agent knew it: its CPU time goes on from there
+                total, actor.carried = self._left_cpu.pop(file.key)
+                actor.cpu.add(self.edge, total)
+            self.processes.add_actor(actor)
             self._reserved[file.key] = (cpus_of(file.pid, self.roots), memory_of(file.pid, self.roots))
         for run_id in set(self.book.open_ids()) - was_open:
             self._opened(self.book.runs[run_id], file)
         self._note_ends(was_open)
 
     def _ship_mark(self, file: MarksFile, line: Line) -> None:
-        run_id = str(line.values.get("run") or file.run_id)
+        # A log line names neither run nor phase: it belongs to what the process was in when it was written.
+        inside = file.timeline.at(line.at_ns) if line.kind == "log" else None
+        run_id = str(line.values.get("run") or (inside.run_id if inside else file.run_id))
         row = mark_row(line, run_id, file.machine_id, file.boot_id, file.pid, file.rank)
+        if row is not None and inside is not None:
+            row = replace(row, phase=inside.phase, member=inside.member)
         if row is None and (state := self.book.runs.get(file.run_id)) is not None:
             state.note(f"marks file {file.key} line {line.n} has values that are no numbers: left out")
         elif row is not None:
@@ -372,11 +381,20 @@ class Sampler:
             for device_id, history in self.devices.items()
             if (raw := history.raw_at(self.edge)) is not None
         }
-        return {
-            "resume": {"boot_id": self.boot_id, "edge": self.edge, "raw": raws},
+        state: dict[str, Any] = {
             "marks": self.folder.offsets,
             "runs": [to_wire(state.run) for state in self.book.runs.values() if state.open],
         }
+        if self.devices:  # without meters (recovery) the last agent's counters stay on record
+            cpu = {key: [actor.cpu.value_at(self.edge), actor.carried] for key, actor in self.processes.actors.items()}
+            state["resume"] = {
+                "boot_id": self.boot_id,
+                "edge": self.edge,
+                "raw": raws,
+                "cpu": cpu,
+                "machine_cpu": self.processes.machine.value_at(self.edge),
+            }
+        return state
 
     def _resume(self, now: int) -> None:
         """Finish what an earlier agent left open, and claim the counters' differences since its last edge."""
@@ -397,6 +415,8 @@ class Sampler:
                     self.devices[device_id].resume(Reading(device_id, saved["edge"], energy_microjoules=raw), now)
             if any(history.absent_until for history in self.devices.values()):
                 self.edge = saved["edge"]
+                self.processes.machine.add(saved["edge"], saved["machine_cpu"])
+                self._left_cpu = saved["cpu"]
         self.read_marks()
         self._bury_leftovers(unended, saved.get("edge", 0) if same_boot else None)
 

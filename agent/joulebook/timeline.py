@@ -84,6 +84,11 @@ class Timeline:
         """True while the process is in a run."""
         return bool(self._stack)
 
+    def at(self, at_ns: int) -> State | None:
+        """The state at an instant, None outside every run."""
+        i = bisect_right(self.times, at_ns) - 1
+        return self.states[i] if i >= 0 else None
+
     def stretches(self, start: int, end: int) -> list[Stretch]:
         """What the process did over [start, end), without gaps."""
         found: list[Stretch] = []
