@@ -11,7 +11,7 @@ DEMO =
 STUDY = --seeds 5 --members 4 --control --out out/study
 
 BIN = .venv/bin
-PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
+PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
 SOURCES = agent collector reports studies tests $(wildcard bench)
 
 .DEFAULT_GOAL = help

