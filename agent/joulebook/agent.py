@@ -69,6 +69,7 @@ class Loop:
             poll.register(self.inotify.fileno(), select.POLLIN)
         now = boottime_ns()
         self.idle_since = now + (FIRST_RUN_SECONDS * NS_PER_SECOND if self.until_idle_ns else 0)
+        self._plan_burst(now)
         self.tell()
         while not self._is_over(now):
             events = poll.poll(max(0, (self._due(now) - now) // 1_000_000))

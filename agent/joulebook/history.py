@@ -56,6 +56,12 @@ class History:
         last.times.append(t)
         last.values.append(value if not last.values else max(value, last.values[-1]))
 
+    def move_last(self, t: int) -> None:
+        """The newest knot was really at ``t``; passed over where that would put it before another."""
+        times = self.segments[-1].times
+        if times and (len(times) == 1 or t > times[-2]):
+            times[-1] = t
+
     def gap(self) -> None:
         """What comes next is not known to follow from what came before."""
         if self.segments[-1].times:
@@ -66,6 +72,11 @@ class History:
         """Time of the newest knot."""
         times = self.segments[-1].times
         return times[-1] if times else None
+
+    def value_at(self, t: int) -> int:
+        """The value at ``t`` as far as it is known: 0 before the first knot, the last one after the newest."""
+        segment = self.segments[-1]
+        return segment.at(t) if segment.times else 0
 
     def known(self, start: int, end: int) -> list[tuple[int, int, Segment]]:
         """The parts of [start, end) over which the value is known."""
@@ -110,6 +121,8 @@ class DeviceHistory:
     jumps: list[tuple[int, float]] = field(default_factory=list)
     notes: list[tuple[int, str]] = field(default_factory=list)
     absent_until: int = 0
+    _vague_ns: int | None = None
+    _seen_ns: int = 0
     _total: int = 0
     _picojoules: int = 0
 
@@ -117,13 +130,20 @@ class DeviceHistory:
         """Take one reading in."""
         previous, self.last = self.last, reading
         if previous is None:
-            self.history.add(reading.at_ns, self._total)
+            self._begin(reading)
         elif reading.at_ns <= previous.at_ns:
             self.last = previous
         elif reading.energy_microjoules is not None and previous.energy_microjoules is not None:
             self._count(previous, reading)
         elif reading.power_milliwatts is not None and previous.power_milliwatts is not None:
             self._integrate(previous, reading)
+
+    def _begin(self, reading: Reading) -> None:
+        """The first knot: a counter stood there since its last update, half a step ago on average."""
+        counter = reading.energy_microjoules is not None
+        self._vague_ns = reading.at_ns if counter else None
+        self._seen_ns = reading.at_ns
+        self.history.add(reading.at_ns - (self.device.step_ns // 2 if counter else 0), self._total)
 
     def _count(self, previous: Reading, reading: Reading) -> None:
         assert previous.energy_microjoules is not None
@@ -140,14 +160,29 @@ class DeviceHistory:
             self.history.add(reading.at_ns, self._total)
             self.notes.append((reading.at_ns, f"counter {gain.step}: energy before it is missing"))
             return
+        seen, self._seen_ns = self._seen_ns, reading.at_ns
         if gain.counts == 0 and elapsed < device.step_ns:
-            self.last = previous  # the counter has not been updated yet: no news
+            self.last = previous  # the counter has not been updated yet: no news but this
             return
         self._total += gain.counts
         if gain.step is Step.WRAP:
             self.notes.append((reading.at_ns, "counter wrapped"))
         # The value was reached when the counter was last updated: within the last step, and since the last read.
-        self.history.add(reading.at_ns - min(device.step_ns, elapsed) // 2, self._total)
+        window = min(device.step_ns, reading.at_ns - max(seen, previous.at_ns))
+        at = reading.at_ns - window // 2
+        if window > device.step_ns // 2:
+            self._vague_ns = reading.at_ns
+        else:
+            self._sharpen(at)
+        self.history.add(at, self._total)
+
+    def _sharpen(self, updated_ns: int) -> None:
+        """An update caught in the act tells when the one before it was: whole steps earlier."""
+        vague, self._vague_ns = self._vague_ns, None
+        if vague is None or not 0 < updated_ns - vague <= 2 * self.device.step_ns:
+            return
+        steps = -(-(updated_ns - vague) // self.device.step_ns)
+        self.history.move_last(updated_ns - steps * self.device.step_ns)
 
     def _integrate(self, previous: Reading, reading: Reading) -> None:
         assert previous.power_milliwatts is not None

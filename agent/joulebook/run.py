@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import click
 from joulebook.errors import JoulebookError
 from joulebook.home import Home, find_home
 from joulebook.identity import RUN_ID, boot_id, machine_id, new_run_id
-from joulebook.launch import wait_until_closed, wait_until_metered
+from joulebook.launch import start_agent_quietly, wait_until_closed, wait_until_metered
 from joulebook.lease import outbox_path
 from joulebook.marks import SUFFIX, MarksWriter, members
 from joulebook.outbox import Outbox
@@ -33,6 +34,7 @@ NOT_EXECUTABLE: Final = 126
 NOT_FOUND: Final = 127
 METER_SECONDS: Final = 8.0
 CLOSE_SECONDS: Final = 10.0
+WATCH_SECONDS: Final = 3
 SUMMARY_GROUP: Final = "joulebook.summary"
 
 
@@ -181,12 +183,26 @@ def _execute(command: tuple[str, ...], launcher: Launcher | None) -> tuple[int, 
     except OSError as error:
         return _not_started(launcher, NOT_EXECUTABLE, f"{command[0]}: {error.strerror}")
     with _signals_go_to(child):
-        _, wait_status, _ = os.wait4(child.pid, 0)
+        if launcher is not None and launcher.status is not None:
+            _keep_an_agent(launcher.home, child.pid)
+        _, wait_status = os.waitpid(child.pid, 0)
     code = os.waitstatus_to_exitcode(wait_status)
     child.returncode = code
     number = -code if code < 0 else None
     _leave(launcher, 128 + number if number is not None else code, number)
     return code, number
+
+
+def _keep_an_agent(home: Home, pid: int) -> None:
+    """Until CMD ends: an agent that died is replaced, and the new one claims the counters' difference."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        ended = select.poll()
+        ended.register(pidfd, select.POLLIN)
+        while not ended.poll(WATCH_SECONDS * 1000):
+            start_agent_quietly(home)
+    finally:
+        os.close(pidfd)
 
 
 def _not_started(launcher: Launcher | None, code: int, why: str) -> tuple[int, None]:
