@@ -7,6 +7,7 @@ so that the agent can ask for another process's reservation. A limit that cannot
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,8 @@ class Cgroup:
 
     cpus, memory_bytes: available to it (> 0), the machine's own where there is no limit.
     reserved_cpus, reserved_bytes: the limit itself, None when unlimited.
-    usage: the file of the group's CPU time, None when it has none or is unlimited in CPU.
+    usage: the file that counts the CPU time of the group that sets the tightest CPU limit, None when it has
+    none or there is no limit.
     """
 
     cpus: float
@@ -45,33 +47,33 @@ def cgroup_of(pid: Pid, roots: Roots) -> Cgroup:
         memory_bytes=machine_memory(roots) if reserved_bytes is None else reserved_bytes,
         reserved_cpus=reserved_cpus,
         reserved_bytes=reserved_bytes,
-        usage=None if reserved_cpus is None else usage_file(pid, roots),
+        usage=None if reserved_cpus is None else usage_file(pid, roots, _tightest(pid, roots)[1]),
     )
 
 
 def cpus_of(pid: Pid, roots: Roots) -> float | None:
     """CPUs reserved for a process: the least of its cpuset and its quotas, None when unlimited."""
-    machine = machine_cpus(roots)
-    limits = [*_quotas(pid, roots), *_cpusets(pid, roots)]
-    least = min(limits, default=float(machine))
-    return least if least < machine else None
+    least, _ = _tightest(pid, roots)
+    return least if least < machine_cpus(roots) else None
 
 
 def memory_of(pid: Pid, roots: Roots) -> int | None:
     """Bytes of memory reserved for a process: its tightest limit, None when unlimited."""
     machine = machine_memory(roots)
-    limits = [_whole(directory / "memory.max") for directory in _directories("memory", pid, roots)]
-    limits += [_whole(directory / "memory.limit_in_bytes") for directory in _directories("memory", pid, roots)]
+    directories = [directory for directory, _ in _directories("memory", pid, roots)]
+    limits = [_whole(d / name) for d in directories for name in ("memory.max", "memory.limit_in_bytes")]
     least = min((limit for limit in limits if limit is not None), default=machine)
     return least if least < min(machine, UNLIMITED_BYTES) else None
 
 
-def usage_file(pid: Pid, roots: Roots) -> Path | None:
-    """The file that counts the CPU time of the process's own group."""
+def usage_file(pid: Pid, roots: Roots, group: str | None = None) -> Path | None:
+    """The file that counts the CPU time of the process's own group, or of its ancestor ``group``."""
     for controller, name in (("cpu", "cpu.stat"), ("cpuacct", "cpuacct.usage")):
-        directory = next(_directories(controller, pid, roots), None)
-        if directory is not None and _cpu_seconds(directory / name) is not None:
-            return directory / name
+        found = list(_directories(controller, pid, roots))
+        ordered = [d for d, path in found if path == group] + [d for d, _ in found]
+        usage = next((d / name for d in ordered if _cpu_seconds(d / name) is not None), None)
+        if usage is not None:
+            return usage
     return None
 
 
@@ -106,9 +108,15 @@ def cpu_list_size(text: str) -> int:
     return size
 
 
-def _quotas(pid: Pid, roots: Roots) -> Iterator[float]:
-    """CPUs that each group from the process's own upwards may use."""
-    for directory in _directories("cpu", pid, roots):
+def _tightest(pid: Pid, roots: Roots) -> tuple[float, str | None]:
+    """The least CPU limit of a process and the path of the group that sets it; infinite without limits."""
+    limits = [*_quotas(pid, roots), *_cpusets(pid, roots)]
+    return min(limits, key=lambda limit: limit[0], default=(math.inf, None))
+
+
+def _quotas(pid: Pid, roots: Roots) -> Iterator[tuple[float, str]]:
+    """CPUs that each group from the process's own upwards may use, with its path."""
+    for directory, path in _directories("cpu", pid, roots):
         words = (_text(directory / "cpu.max") or "").split()
         if not words:
             words = [
@@ -116,28 +124,28 @@ def _quotas(pid: Pid, roots: Roots) -> Iterator[float]:
                 _text(directory / "cpu.cfs_period_us") or "100000",
             ]
         if words[0].isdigit() and int(words[0]) > 0:
-            yield int(words[0]) / (int(words[1]) if len(words) > 1 else 100_000)
+            yield int(words[0]) / (int(words[1]) if len(words) > 1 else 100_000), path
 
 
-def _cpusets(pid: Pid, roots: Roots) -> Iterator[float]:
-    """Sizes of the CPU sets from the process's own group upwards."""
-    for directory in _directories("cpuset", pid, roots):
+def _cpusets(pid: Pid, roots: Roots) -> Iterator[tuple[float, str]]:
+    """Sizes of the CPU sets from the process's own group upwards, with the group's path."""
+    for directory, path in _directories("cpuset", pid, roots):
         for name in ("cpuset.cpus.effective", "cpuset.effective_cpus", "cpuset.cpus"):
             text = _text(directory / name)
             if text:
-                yield float(cpu_list_size(text))
+                yield float(cpu_list_size(text)), path
                 break
 
 
-def _directories(controller: str, pid: Pid, roots: Roots) -> Iterator[Path]:
-    """The group of that controller that the process is in, then its ancestors up to the mount."""
+def _directories(controller: str, pid: Pid, roots: Roots) -> Iterator[tuple[Path, str]]:
+    """The group of that controller that the process is in, then its ancestors up to the mount, with their paths."""
     for mount, path in _memberships(controller, pid, roots):
         below = Path(path.lstrip("/"))
         # Inside a container the path may be the host's, while the mount starts at the container's own group.
         directory = mount / below if (mount / below).is_dir() else mount
         while True:
-            yield directory
-            if directory == mount or mount not in directory.parents:
+            yield directory, str(directory.relative_to(mount))
+            if directory == mount:
                 break
             directory = directory.parent
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
 from joulebook.cgroup import Cgroup, cgroup_of, cpu_seconds
+from joulebook.clock import boottime_ns
 from joulebook.cpus import ThreadPower, read_cpu, thread_power
 from joulebook.errors import BadInput
 from joulebook.meters import Device, LeftOut, MeterUnavailable, Reading, Roots
@@ -141,7 +141,7 @@ class Model:
         """Cumulative microjoules since opening; a model whose file is gone is left out."""
         readings = []
         for source in self._sources:
-            at_ns = _now_ns()
+            at_ns = boottime_ns()
             try:
                 joules = source.joules(at_ns)
             except (OSError, ValueError):
@@ -165,7 +165,7 @@ def open_model(
     """
     try:
         cgroup = cgroup_of("self", roots)
-        at_ns = _now_ns()
+        at_ns = boottime_ns()
         sources: list[Source] = []
         if Component.CPU in components:
             sources.append(CpuModel(thread_power(read_cpu(roots), environ), cgroup, roots, at_ns))
@@ -179,7 +179,3 @@ def open_model(
             f"the model cannot read {named}: {error}", "mount the host's /proc and name it in JOULEBOOK_PROC_ROOT"
         ) from error
     return Model(sources)
-
-
-def _now_ns() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)

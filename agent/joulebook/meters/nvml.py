@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, Final
 
+from joulebook.clock import boottime_ns
 from joulebook.meters import Device, LeftOut, MeterAbsent, MeterUnavailable, Reading, Roots
 from joulebook.rows import Component, Method
 
@@ -76,9 +76,9 @@ class Nvml:
     def _read(self, board: Board) -> Reading:
         counted = board.device.method is Method.COUNTER
         ask = self._nvml.nvmlDeviceGetTotalEnergyConsumption if counted else self._nvml.nvmlDeviceGetPowerUsage
-        before = _now_ns()
+        before = boottime_ns()
         value = ask(board.handle)
-        at_ns = (before + _now_ns()) // 2
+        at_ns = (before + boottime_ns()) // 2
         if counted:
             return Reading(board.device.device_id, at_ns, energy_microjoules=value * 1000)
         return Reading(board.device.device_id, at_ns, power_milliwatts=value)
@@ -250,7 +250,3 @@ def _remedy(pynvml: ModuleType, error: Any) -> str:
 
 def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
-
-
-def _now_ns() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)

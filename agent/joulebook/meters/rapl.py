@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from joulebook.clock import boottime_ns
 from joulebook.cpus import Cpu, read_cpu
 from joulebook.meters import Device, LeftOut, MeterAbsent, MeterUnavailable, Reading, Roots
 from joulebook.rows import Component, Method
@@ -109,12 +110,12 @@ class Rapl:
         """Cumulative microjoules of every zone that answers."""
         readings = []
         for device_id, fd in self._pairs:
-            before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            before = boottime_ns()
             try:
                 energy = read_count(fd)
             except (OSError, ValueError):
                 continue
-            after = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            after = boottime_ns()
             readings.append(Reading(device_id, (before + after) // 2, energy))
         return readings
 
@@ -140,7 +141,10 @@ def open_rapl(roots: Roots) -> Rapl:
     Raises MeterAbsent when there are none, MeterUnavailable when any of them cannot be read: the sum over
     some packages would pass for the machine's.
     """
-    zones, left_out = admissible(find_zones(roots))
+    try:
+        zones, left_out = admissible(find_zones(roots))
+    except OSError as error:
+        raise MeterUnavailable(f"{error.filename}: {error.strerror}", GRANT) from error
     if not zones:
         raise MeterAbsent(
             f"no RAPL zone under {roots.sys / 'class' / 'powercap'}",
@@ -170,7 +174,7 @@ def _check_readable(zone: Zone) -> None:
 
 
 def drop_mirrors(zones: Sequence[Zone]) -> tuple[list[Zone], list[LeftOut]]:
-    """Zones without those that repeat another's counter (METHODS 1.2: dies that mirror their socket).
+    """Zones without those that repeat another's counter (dies that mirror their socket, METHODS 1.2).
 
     Mirrored means equal absolute counts at most looks while they move: an update may fall between
     two reads of one look.  Equal increments prove nothing, since two idle sockets look alike.

@@ -13,7 +13,6 @@ from __future__ import annotations
 import csv
 import math
 import os
-import time
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
+from joulebook.clock import boottime_ns
 from joulebook.meters import Device, LeftOut, MeterUnavailable, Reading, Roots
 from joulebook.rows import Component, Method
 
@@ -58,7 +58,7 @@ class Replay:
 
     def __init__(self, tracks: Sequence[Track]) -> None:
         self._tracks = tracks
-        self._opened_ns = _now_ns()
+        self._opened_ns = boottime_ns()
         self.devices: Sequence[Device] = [track.device for track in tracks]
         self.left_out: Sequence[LeftOut] = ()
 
@@ -66,7 +66,7 @@ class Replay:
         """Cumulative microjoules of every device whose recording has not ended."""
         readings = []
         for track in self._tracks:
-            at_ns = _now_ns()
+            at_ns = boottime_ns()
             joules = track.joules_at((at_ns - self._opened_ns) / 1e9)
             if joules is not None:
                 readings.append(Reading(track.device.device_id, at_ns, math.floor(joules * 1e6)))
@@ -157,7 +157,3 @@ def _number(row: Mapping[str, str], column: str) -> float:
     if not 0 <= value < math.inf:
         raise ValueError(f"{column} is {value}, not 0 or more")
     return value
-
-
-def _now_ns() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)

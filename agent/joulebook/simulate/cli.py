@@ -7,11 +7,11 @@ import shlex
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 
 import click
 
+from joulebook.clock import boottime_ns
 from joulebook.simulate.curve import FORMS, Curve, parse_curve, staggered
 from joulebook.simulate.truth import truth as true_joules
 
@@ -69,7 +69,7 @@ def powercap(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    machine = domains(staggered(curves, packages), _now_ns(), dram=dram, psys=psys, mmio=mmio)
+    machine = domains(staggered(curves, packages), boottime_ns(), dram=dram, psys=psys, mmio=mmio)
     directory.mkdir(parents=True, exist_ok=True)
     tree = PowercapTree(
         directory, machine, wraps_after_seconds=start_near_wrap, range_microjoules=range_uj or RANGE_MICROJOULES
@@ -117,7 +117,7 @@ def nvml(
     """
     from joulebook.simulate.nvml import Gpu, build_library, environment, parse_process, write_gpus
 
-    now = _now_ns()
+    now = boottime_ns()
     on_gpu = [parse_process(text, gpus) for text in processes]
     made = [
         Gpu(
@@ -156,7 +156,3 @@ def truth(directory: Path, from_ns: int, to_ns: int, overlapping: bool, as_json:
         return
     for device_id, energy in joules.items():
         click.echo(f"{device_id}  {energy:.6f} J")
-
-
-def _now_ns() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from joulebook.clock import boottime_ns
 from joulebook.errors import BadInput
 from joulebook.simulate.curve import Curve, parse_curve
 from joulebook.simulate.truth import FILE, Source, write_truth
@@ -87,7 +88,7 @@ class PowercapTree:
             at = _make(directory, domain, range_microjoules)
             fd = os.open(at / "energy_uj", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
             self._counters.append((domain.source, fd, self._start(n, domain.source, wraps_after_seconds)))
-        self.tick(_now_ns())
+        self.tick(boottime_ns())
         write_truth(directory, "powercap", [domain.source for domain in machine])
 
     def tick(self, at_ns: int) -> None:
@@ -117,7 +118,7 @@ def keep_ticking(tree: PowercapTree, stop: threading.Event, seconds: float | Non
     """Move the counters at RATE_HZ until told to stop, or for so many seconds."""
     until = None if seconds is None else time.monotonic() + seconds
     while not stop.is_set() and (until is None or time.monotonic() < until):
-        tree.tick(_now_ns())
+        tree.tick(boottime_ns())
         stop.wait(1 / RATE_HZ)
 
 
@@ -145,7 +146,3 @@ def _nested(zone: str) -> Iterator[str]:
 def _write(directory: Path, files: dict[str, str]) -> None:
     for name, text in files.items():
         (directory / name).write_text(text + "\n")
-
-
-def _now_ns() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)

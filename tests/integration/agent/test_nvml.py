@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from joulebook.counters import Step, difference
+from joulebook.errors import JoulebookError
 from joulebook.meters import MeterAbsent, MeterUnavailable, Reading, Roots
 from joulebook.meters.nvml import MIG_NOTE, Nvml, open_nvml
 from joulebook.rows import Method
@@ -211,6 +212,16 @@ def test_a_named_library_that_is_none_is_refused(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("JOULEBOOK_NVML_LIBRARY", str(tmp_path / "libnvidia-ml.so.1"))
     with pytest.raises(MeterUnavailable, match="JOULEBOOK_NVML_LIBRARY"):
         open_nvml(Roots())
+
+
+def test_a_compiler_that_fails_is_named_with_its_last_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\necho no headers here >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(JoulebookError, match="no headers here"):
+        build_library(tmp_path / "sim")
+    assert not (tmp_path / "sim" / "libnvidia-ml.so.1").exists()
 
 
 def test_the_ziglang_wheel_stands_in_for_a_missing_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,16 +37,22 @@ def test_the_tightest_ancestor_of_version_2_counts(tmp_path: Path) -> None:
         "cgroup.controllers": "cpu memory cpuset",
         "a/cpu.max": "150000 100000",
         "a/memory.max": str(2 * GIB),
+        "a/cpu.stat": "usage_usec 4000000\n",
         "a/b/cpu.max": "max 100000",
         "a/b/memory.max": str(4 * GIB),
         "a/b/cpu.stat": "usage_usec 2500000\nuser_usec 1\n",
         "a/b/cpuset.cpus.effective": "0-3\n",
     }
-    found = cgroup_of(7, machine(tmp_path, "0::/a/b\n", files))
+    roots = machine(tmp_path, "0::/a/b\n", files)
+    found = cgroup_of(7, roots)
     # a: quota 1.5 CPUs and 2 GiB; b: 4 CPUs of its set and 4 GiB.
     assert (found.reserved_cpus, found.reserved_bytes) == (1.5, 2 * GIB)
+    # The limit is a's, so the time within it is a's too: b's and that of the groups beside it.
     assert found.usage is not None
-    assert cpu_seconds(found.usage) == 2.5
+    assert cpu_seconds(found.usage) == 4.0
+    own = usage_file(7, roots)
+    assert own is not None
+    assert cpu_seconds(own) == 2.5
 
 
 def test_a_small_cpuset_beats_a_large_quota(tmp_path: Path) -> None:
