@@ -11,11 +11,11 @@ from typing import Any
 from joulebook.summary import phase_name
 from joulebook.units import JOULES_PER_KWH, joules, kwh
 from joulebook_collector.priced import PricedSlot, SeriesKey
+from joulebook_collector.shipped import LOCAL_SITE
 
 from joulebook_reports.uncertainty import common_u, interval, product_u_rel
 
 NOTHING_TO_PRICE = "the run has no energy to price"
-REMEDY = "type: joulebook site add NAME --zone ZONE --pue PUE; joulebook site assign {machine} NAME"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,20 @@ def emissions_of(slots: Sequence[PricedSlot], energy_u_rel: float) -> Emissions:
     return Emissions(grams, _u_grams(slots, grams, energy_u_rel), whole_facility, by_phase, "")
 
 
+def remedy(slots: Sequence[PricedSlot]) -> str:
+    """What to type so that the unpriced slots get a price."""
+    first = min((s for s in slots if s.missing), key=lambda s: (s.site_id, s.energy.machine_id))
+    machine = first.energy.machine_id
+    if first.site_id != LOCAL_SITE:
+        return f"type: joulebook site add {first.site_id}{_flags(first)}"
+    return f"type: joulebook site add NAME{_flags(first)}; joulebook site assign {machine} NAME"
+
+
+def _flags(slot: PricedSlot) -> str:
+    pue = " --pue PUE --pue-source SOURCE" if slot.pue is None else ""
+    return (" --zone ZONE" if slot.series is None or slot.g_per_kwh is None else "") + pue
+
+
 def basis(series: SeriesKey) -> tuple[str, ...]:
     """What must agree before grams may be summed; zones may differ (law 6)."""
     return (series.kind, series.basis, series.flow, series.accounting, series.gases)
@@ -69,11 +83,10 @@ def _missing(slots: Sequence[PricedSlot]) -> str:
         return NOTHING_TO_PRICE
     reasons = sorted({slot.missing for slot in slots if slot.missing})
     if reasons:
-        machines = sorted({slot.energy.machine_id for slot in slots if slot.missing})
         unpriced = sum(slot.energy.energy_millijoules for slot in slots if slot.missing)
         whole = sum(slot.energy.energy_millijoules for slot in slots)
         part = "" if unpriced == whole else f" ({joules(unpriced):.3f} J of {joules(whole):.3f} J)"
-        return f"{'; '.join(reasons)}{part}; {REMEDY.format(machine=machines[0])}"
+        return f"{'; '.join(reasons)}{part}; {remedy(slots)}"
     bases = {basis(slot.series) for slot in slots if slot.series is not None}
     if len(bases) > 1:
         return "slots are priced on different bases, which are never summed; see pricing"

@@ -26,7 +26,7 @@ from joulebook.rows import (
     Weights,
 )
 from joulebook.summary import run_energy
-from joulebook_collector.priced import PricedSlot, SeriesKey, SlotEnergy
+from joulebook_collector.priced import PricedSlot, SeriesKey, Site, SlotEnergy
 from joulebook_collector.pricing import slot_energies
 
 from joulebook_reports.facts import RunFacts, StudyFacts
@@ -93,7 +93,9 @@ def priced_example(run: Run, measurements: Sequence[Measurement], marks: Sequenc
         measurements=tuple(measurements),
         marks=tuple(marks),
         slots=slots,
-        site_notes={SITE: "example, not a real place"},
+        sites={
+            SITE: Site(SITE, PUE, "invented for this example", U_PUE, SERIES, START_US, "example, not a real place")
+        },
     )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from joulebook.rows import Mark, Measurement, Policy, Run
 from joulebook.summary import RunEnergy
-from joulebook_collector.priced import PricedSlot
+from joulebook_collector.priced import PricedSlot, Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class RunFacts:
 
     energies: under each policy, from the same measurements.  slots: priced under ``policy``, the run's
     own; child_slots: those of the runs nested in it.  measurements: every one over the run's
-    span on its machines, whoever used it.  site_notes: site id -> note ("example").
+    span on its machines, whoever used it.  sites: those that priced it, by id.
     """
 
     run: Run
@@ -42,7 +42,7 @@ class RunFacts:
     slots: tuple[PricedSlot, ...] = ()
     child_slots: tuple[PricedSlot, ...] = ()
     restated: tuple[Restated, ...] = ()
-    site_notes: Mapping[str, str] | None = None
+    sites: Mapping[str, Site] = field(default_factory=dict)
 
     @property
     def energy(self) -> RunEnergy:

@@ -14,9 +14,10 @@ from joulebook.rows import Measurement, Method, Policy, Run, ShareKind
 from joulebook.summary import run_energy
 from joulebook_collector.conservation import BookCheck, verify
 from joulebook_collector.ledger import Ledger
-from joulebook_collector.priced import PricedSlot
+from joulebook_collector.priced import PricedSlot, Site
 from joulebook_collector.pricing import price, slot_energies, slot_step_us
 from joulebook_collector.restate import Restatement, restatements
+from joulebook_collector.sites import read_sites
 from joulebook_collector.take import take_outboxes
 
 from joulebook_reports.facts import Restated, RunFacts, StudyFacts
@@ -88,7 +89,7 @@ def gather_run(ledger: Ledger, run: Run, as_of_us: int, policy: Policy | None = 
         slots=tuple(slots),
         child_slots=tuple(s for c in children for s in _priced(ledger, c, measurements, chosen, step, as_of_us)),
         restated=_restated(ledger, run, slots, as_of_us),
-        site_notes=_site_notes(ledger, slots, as_of_us),
+        sites=_sites(ledger, slots, as_of_us),
     )
 
 
@@ -149,15 +150,9 @@ def _inherited(ledger: Ledger, runs: Sequence[Run], as_of_us: int) -> list[Run]:
     return found
 
 
-def _site_notes(ledger: Ledger, slots: Sequence[PricedSlot], as_of_us: int) -> dict[str, str]:
-    sites = sorted({slot.site_id for slot in slots})
-    rows = ledger.query(
-        "select site_id, note from (select site_id, note, row_number() over (partition by site_id order by txn desc)"
-        " as age from site where known_at_us <= $as_of and site_id in (select unnest($sites::varchar[]))) as s"
-        " where age = 1 and note <> ''",
-        {"as_of": as_of_us, "sites": sites},
-    )
-    return dict(sorted(rows))
+def _sites(ledger: Ledger, slots: Sequence[PricedSlot], as_of_us: int) -> dict[str, Site]:
+    used = {slot.site_id for slot in slots}
+    return {site.site_id: site for site in read_sites(ledger, as_of_us) if site.site_id in used}
 
 
 def _restated(ledger: Ledger, run: Run, slots: Sequence[PricedSlot], as_of_us: int) -> tuple[Restated, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 from joulebook.units import JOULES_PER_KWH
 from joulebook_collector.priced import PricedSlot
 
-from joulebook_reports.emissions import REMEDY
+from joulebook_reports.emissions import remedy
 from joulebook_reports.facts import RunFacts
 from joulebook_reports.uncertainty import product_u_rel
 
@@ -56,9 +56,10 @@ def reference_of(runs: Iterable[RunFacts]) -> Reference:
     """The energy-weighted PUE and intensity of the runs' priced slots; never across series."""
     slots = [slot for facts in runs for slot in (*facts.slots, *facts.child_slots)]
     missing = sorted({slot.missing for slot in slots if slot.missing})
-    if not slots or missing:
-        machine = slots[0].energy.machine_id if slots else "MACHINE"
-        return Reference(missing=f"{'; '.join(missing) or 'nothing was priced'}; {REMEDY.format(machine=machine)}")
+    if not slots:
+        return Reference(missing="the compared runs have no energy to price")
+    if missing:
+        return Reference(missing=f"{'; '.join(missing)}; {remedy(slots)}")
     series = {slot.series for slot in slots if slot.series is not None}
     if len(series) != 1:
         labels = ", ".join(sorted(key.label() for key in series))

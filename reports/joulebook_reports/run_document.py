@@ -6,7 +6,7 @@ Every other form of a run report is drawn from this object, so they cannot disag
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from joulebook.errors import LedgerError
@@ -15,6 +15,7 @@ from joulebook.split import resplit
 from joulebook.summary import Conservation, check_conservation, document, iso_utc
 from joulebook.units import joules
 from joulebook_collector.conservation import BookCheck
+from joulebook_collector.priced import Site
 
 from joulebook_reports.emissions import Emissions, emissions_of, pricing_table
 from joulebook_reports.facts import Restated, RunFacts
@@ -129,9 +130,20 @@ def _priced(facts: RunFacts, emissions: Emissions) -> dict[str, Any]:
         "emissions_with_children_g": family.grams,
         "missing": emissions.missing or None,
         "pricing": pricing_table(facts.slots),
-        "site_notes": dict(facts.site_notes or {}),
+        "site_notes": site_notes(facts.sites),
+        "pue_sources": pue_sources(facts.sites),
         "pricing_notes": _pricing_notes(facts),
     }
+
+
+def site_notes(sites: Mapping[str, Site]) -> dict[str, str]:
+    """What the book says of a site beside its numbers."""
+    return {site_id: site.note for site_id, site in sorted(sites.items()) if site.note}
+
+
+def pue_sources(sites: Mapping[str, Site]) -> dict[str, str]:
+    """Where each site's PUE comes from."""
+    return {site_id: site.pue_source for site_id, site in sorted(sites.items()) if site.pue is not None}
 
 
 def _pricing_notes(facts: RunFacts) -> list[str]:

@@ -26,7 +26,9 @@ from joulebook_reports.run_document import (
     checked,
     conservation_statement,
     modelled_only,
+    pue_sources,
     restatement_json,
+    site_notes,
     totals_json,
     u_rel_of,
 )
@@ -86,6 +88,7 @@ def study_document(study: StudyFacts, asked: Asked, as_of_us: int, book: BookChe
     )
     compared = [facts for arm in arms for facts in arm.facts]
     reference = reference_of(compared)
+    sites = {site_id: site for facts in compared for site_id, site in facts.sites.items()}
     return {
         "study": study.name,
         "as_of": iso_utc(as_of_us),
@@ -98,7 +101,8 @@ def study_document(study: StudyFacts, asked: Asked, as_of_us: int, book: BookChe
         "runs": [_row_json(row, reference) for row in rows],
         "left_out": [{"run_id": run.run_id, "arm": run.arm, "reason": run.reason} for run in left_out],
         "reference": reference.as_json(),
-        "site_notes": {k: v for facts in compared for k, v in (facts.site_notes or {}).items()},
+        "site_notes": site_notes(sites),
+        "pue_sources": pue_sources(sites),
         "busy_runs": busy_runs(compared),
         "notes": _notes(compared),
         "restatements": _restatements(compared),

@@ -80,7 +80,8 @@ def pricing_rows(doc: RunDocument) -> list[tuple[str, str, str, str, str]]:
     for row in doc["pricing"]:
         note = doc["site_notes"].get(row["site"], "")
         site = f"{row['site']} ({note})" if note else row["site"]
-        pue = NONE if row["pue"] is None else f"{row['pue']:g} ± {100 * 2 * row['u_pue']:.2g} %"
+        named = doc["pue_sources"].get(row["site"], "")
+        pue = NONE if row["pue"] is None else f"{row['pue']:g} ± {100 * 2 * row['u_pue']:.2g} % ({named})"
         factor = (
             "missing"
             if row["g_per_kwh"] is None

@@ -1,0 +1,175 @@
+"""Reports through the program, on a real ledger filled through a real outbox."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import duckdb
+import pytest
+from click.testing import CliRunner
+from joulebook.cli import cli
+from joulebook.errors import BadInput, JoulebookError, LedgerError
+from joulebook.home import Home
+from joulebook.outbox import Outbox
+from joulebook_collector.factors import NewFactor, add_factors
+from joulebook_collector.ledger import Ledger
+from joulebook_collector.priced import SeriesKey
+from joulebook_collector.sites import add_site, assign
+from joulebook_reports.example import example_study
+from joulebook_reports.hook import priced_summary
+
+SERIES = SeriesKey("XX")
+ONE_SHARE = "rowid = (select min(rowid) from share where kind = 'run')"
+ONE_ROW = "seq = 1 and txn = (select min(txn) from share)"
+YEAR_US = (1_767_225_600_000_000, 1_798_761_600_000_000)  # 2026
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """A home whose outbox holds the example study."""
+    monkeypatch.setenv("JOULEBOOK_HOME", str(tmp_path))
+    home = Home(tmp_path).make()
+    outbox = Outbox(home.outboxes / "server-1.sqlite", writer=True)
+    for facts in example_study().runs:
+        outbox.write(final=[*facts.measurements, *facts.marks, facts.run])
+    outbox.close()
+    return home
+
+
+def report(*words: str) -> str:
+    done = CliRunner().invoke(cli, ["report", *words], catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.stdout
+
+
+def price(home: Home, g_per_kwh: float) -> int:
+    """Place the machine at an example site, or correct its intensity. Returns the ledger's time after it."""
+    with Ledger.open(home.ledger) as ledger:
+        add_factors(
+            ledger, [NewFactor(SERIES, *YEAR_US, g_per_kwh, "test table", 0.05, annual=True)], f"test {g_per_kwh}"
+        )
+        if not ledger.query("select 1 from site where site_id = 'here'"):
+            add_site(ledger, "here", pue=1.2, pue_source="nameplate", u_pue=0.05, zone="XX", note="example")
+            assign(ledger, "server-1", "here")
+        return ledger.latest_known_us()
+
+
+def test_unpriced_run_says_why_and_what_to_type(home: Home) -> None:
+    doc = json.loads(report("run", "r-baseline-0", "--json"))
+    assert doc["emissions_g"] is None
+    assert doc["facility_energy_kwh"] is None
+    assert "has no PUE" in doc["missing"]
+    assert "joulebook site assign server-1 NAME" in doc["missing"]
+
+
+def test_priced_run_multiplies_out(home: Home) -> None:
+    report("run")
+    price(home, 300.0)
+    doc = json.loads(report("run", "r-baseline-0", "--json"))
+    kwh = doc["energy_total_joules"] / 3.6e6 * 1.2
+    assert doc["facility_energy_kwh"] == pytest.approx(kwh)
+    assert doc["emissions_g"] == pytest.approx(kwh * 300.0)
+    assert doc["pricing"][0]["factor_source"] == "test table"
+    assert doc["book"]["measurements"] == sum(len(f.measurements) for f in example_study().runs)
+
+
+def test_the_same_ledger_gives_the_same_bytes(home: Home) -> None:
+    first = [
+        report("run", "--json"),
+        report("study", "example", "--json"),
+        report("study", "example", "--format", "html"),
+    ]
+    again = [
+        report("run", "--json"),
+        report("study", "example", "--json"),
+        report("study", "example", "--format", "html"),
+    ]
+    assert first == again
+
+
+def test_a_corrected_factor_changes_the_later_report_only_and_is_named(home: Home) -> None:
+    report("run")
+    known_us = price(home, 300.0)
+    as_of = json.loads(report("run", "r-baseline-0", "--json"))["as_of"]
+    before = report("run", "r-baseline-0", "--json", "--as-of", as_of)
+    assert price(home, 330.0) > known_us
+    assert report("run", "r-baseline-0", "--json", "--as-of", as_of) == before
+    after = json.loads(report("run", "r-baseline-0", "--json"))
+    change = after["restatements"][0]
+    assert after["emissions_g"] == pytest.approx(json.loads(before)["emissions_g"] * 1.1)
+    assert change["delta_g"] == pytest.approx(after["emissions_g"] / 11.0)
+    assert "300 g/kWh" in change["reason"]
+    assert "330 g/kWh" in change["reason"]
+    assert "330 g/kWh" in report("run", "r-baseline-0")
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        f"update share set millijoules = millijoules + 1 where {ONE_SHARE}",
+        "update measurement set energy_millijoules = energy_millijoules + 1 where rowid = 0",
+        f"update share set millijoules = millijoules + case when kind = 'run' then 1 else -1 end where {ONE_ROW}",
+    ],
+)
+@pytest.mark.parametrize("words", [("run", "r-baseline-0"), ("study", "example")])
+def test_an_altered_book_is_refused(home: Home, alter: str, words: tuple[str, ...]) -> None:
+    report("run")
+    with duckdb.connect(str(home.ledger)) as db:
+        db.execute(alter)
+    with pytest.raises(LedgerError):
+        report(*words)
+
+
+def test_study_compares_and_leaves_out(home: Home) -> None:
+    doc = json.loads(report("study", "example", "--json"))
+    assert [(arm["arm"], arm["n"]) for arm in doc["arms"]] == [("baseline", 3), ("int8", 3), ("snapshot", 3)]
+    assert doc["left_out"] == [{"run_id": "r-baseline-9", "arm": "baseline", "reason": "failed: exit code 1"}]
+    assert doc["policy"] == "reserved"
+    assert "int8: costs 11.7 % more" in report("study", "example")
+
+
+def test_page_is_written_and_holds_no_script(home: Home, tmp_path: Path) -> None:
+    report("study", "example", "--html", str(tmp_path / "study.html"))
+    report("run", "r-int8-0", "--html", str(tmp_path / "run.html"))
+    for name in ("study.html", "run.html"):
+        page = (tmp_path / name).read_text()
+        assert "<script" not in page
+        assert "<svg" in page
+        assert "Conservation PASS" in page
+        assert "http://" not in page.replace("http://www.w3.org/", "").replace("http://purl.org/", "").replace(
+            "http://creativecommons.org/", ""
+        )
+
+
+def test_hook_gives_the_object_of_the_report(home: Home) -> None:
+    from_report = json.loads(report("run", "r-int8-0", "--json"))
+    from_hook = json.loads(json.dumps(priced_summary("r-int8-0")))
+    assert from_hook.pop("book") is None
+    assert from_report.pop("book") is not None
+    assert from_hook == from_report
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        (("run", "nothing"), "no run 'nothing' is known"),
+        (("run", "r-"), "10 runs begin with 'r-'"),
+        (("run", "--as-of", "2026-11-24T00:00:00"), "names no time zone"),
+        (("run", "--as-of", "soon"), "is no time"),
+        (("study", "other"), "no run is labelled with study 'other'"),
+        (("study", "example", "--baseline", "fp64"), "no compared run is of arm 'fp64'"),
+        (("study", "example", "--quality", "vibes"), "it is not known whether more vibes is better"),
+        (("study", "example", "--margin", "0"), "is not above 0"),
+    ],
+)
+def test_bad_requests_are_refused_in_two_lines(home: Home, words: tuple[str, ...], cause: str) -> None:
+    with pytest.raises(BadInput, match=cause.replace("(", r"\(")) as refused:
+        report(*words)
+    assert refused.value.exit_status == 2
+    assert refused.value.remedy
+
+
+def test_a_page_that_cannot_be_written_is_one_line(home: Home) -> None:
+    with pytest.raises(JoulebookError, match="cannot write"):
+        report("run", "--html", "/proc/nowhere/run.html")
