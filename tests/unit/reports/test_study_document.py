@@ -1,0 +1,197 @@
+"""A study's object: pairing, inheritance, gates, confounders and what is left out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from joulebook.errors import BadInput
+from joulebook.rows import Labels, Method, Policy, Status, Technique
+from joulebook_reports.example import START_US, TRAINING, example_run, example_study
+from joulebook_reports.facts import RunFacts, StudyFacts
+from joulebook_reports.run_document import MODELLED_FIRST_LINE
+from joulebook_reports.study_document import Asked, study_document
+
+
+def documented(study: StudyFacts, **asked: Any) -> dict[str, Any]:
+    return study_document(study, Asked(**asked), START_US)
+
+
+def arm_of(doc: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(arm for arm in doc["arms"] if arm["arm"] == name)
+
+
+def study_of(*runs: RunFacts) -> StudyFacts:
+    return StudyFacts("s", Policy.RESERVED, runs, {})
+
+
+def run(seed: int | None, effort: float, *techniques: str, accuracy: float = 0.87, **labels: Any) -> RunFacts:
+    named = Labels(study="s", seed=seed, techniques=tuple(Technique(t) for t in techniques), **labels)
+    at = START_US + (seed or 0) * 10**9 + len(techniques) * 3 * 10**8
+    return example_run(f"{'+'.join(techniques) or 'base'}-{seed}", named, TRAINING, effort, accuracy, at)
+
+
+def three(effort: float, *techniques: str, **values: Any) -> list[RunFacts]:
+    return [run(seed, effort * (1 + seed / 100), *techniques, **values) for seed in range(3)]
+
+
+def test_paired_ratio_and_verdict() -> None:
+    # every pair is 0.8: its spread is that of rounding to millijoules
+    doc = documented(study_of(*three(1.0), *three(0.8, "lean")))
+    arm = arm_of(doc, "lean")
+    assert arm["energy_ratio"]["point"] == pytest.approx(0.8, rel=1e-6)
+    assert arm["energy_ratio"]["paired"] is True
+    assert arm["verdict"] == "saves 20.0 % [20.0, 20.0] at equal quality"
+    assert arm["not_inferior"] is True
+
+
+def test_a_saving_with_lost_quality_is_not_shown_equal() -> None:
+    doc = documented(study_of(*three(1.0), *three(0.8, "lean", accuracy=0.86)))
+    assert arm_of(doc, "lean")["verdict"].endswith("but quality not shown equal")
+    wider = documented(study_of(*three(1.0), *three(0.8, "lean", accuracy=0.86)), margin=0.02)
+    assert arm_of(wider, "lean")["verdict"].endswith("at equal quality")
+
+
+def test_one_run_each_has_no_interval() -> None:
+    doc = documented(study_of(run(0, 1.0), run(0, 0.8, "lean")))
+    assert arm_of(doc, "lean")["verdict"] == "single run, no interval (0.800 x the baseline)"
+    assert arm_of(doc, "lean")["energy_ratio"]["low"] is None
+
+
+def test_two_runs_each_make_no_claim() -> None:
+    doc = documented(study_of(*three(1.0)[:2], *three(0.8, "lean")[:2]))
+    assert arm_of(doc, "lean")["verdict"].startswith("needs 3 per arm for a claim, has 2")
+
+
+def test_inherited_cost_counts_once_and_both_costs_are_shown() -> None:
+    study = example_study()
+    rows = {row["run_id"]: row for row in documented(study)["runs"]}
+    base, int8 = rows["r-baseline-1"], rows["r-int8-1"]
+    assert int8["full_joules"] == pytest.approx(int8["marginal_joules"] + base["marginal_joules"])
+    assert base["full_joules"] == base["marginal_joules"]
+    arm = arm_of(documented(study), "int8")
+    assert arm["marginal_ratio"]["point"] < 0.2
+    assert arm["energy_ratio"]["point"] > 1.1
+    assert "counting what it inherits" in arm["verdict"]
+
+
+def test_a_chain_of_inheritance_counts_each_run_once() -> None:
+    first = run(0, 1.0)
+    second = run(0, 1.0, "b", inherits=(first.run.run_id,))
+    third = run(0, 1.0, "b", "c", inherits=(second.run.run_id, first.run.run_id))
+    rows = {row["arm"]: row for row in documented(study_of(first, second, third))["runs"]}
+    assert rows["b + c"]["full_joules"] == pytest.approx(sum(row["marginal_joules"] for row in rows.values()))
+
+
+def test_an_inherited_run_that_is_not_known_leaves_the_heir_out() -> None:
+    doc = documented(study_of(run(0, 1.0), run(0, 1.0, "b", inherits=("lost",))))
+    assert doc["left_out"][0]["reason"] == "it inherits lost, which this ledger does not hold"
+
+
+def test_failed_and_parent_runs_are_left_out_with_the_reason() -> None:
+    parent, child = run(0, 1.0), run(1, 1.0)
+    child = replace(child, run=replace(child.run, labels=replace(child.run.labels, parent_run_id=parent.run.run_id)))
+    lost = run(2, 1.0)
+    lost = replace(lost, run=replace(lost.run, status=Status.INTERRUPTED, reason="the agent was killed"))
+    reasons = {r["run_id"]: r["reason"] for r in documented(study_of(parent, child, lost))["left_out"]}
+    assert reasons == {
+        "base-0": "it holds other runs of the study, which are compared themselves",
+        "base-2": "interrupted: the agent was killed",
+    }
+
+
+def test_inference_is_compared_per_ten_thousand() -> None:
+    # 3 spans of 50,000 samples in 4656 J: 4656 / 150000 x 10000 = 310.4 J
+    arm = arm_of(documented(example_study()), "baseline")
+    phase = arm["phases_joules"]["inference"]["point"]
+    assert arm["inference_joules_per_10k"]["point"] == pytest.approx(phase / 15)
+
+
+def test_emissions_are_on_one_reference() -> None:
+    doc = documented(example_study())
+    assert doc["reference"]["pue"] == pytest.approx(1.2)
+    assert doc["reference"]["g_per_kwh"] == pytest.approx(360)
+    for arm in doc["arms"]:
+        assert arm["full_emissions_g"]["point"] == pytest.approx(arm["full_joules"]["point"] / 3.6e6 * 1.2 * 360)
+
+
+def test_two_series_give_no_reference() -> None:
+    runs = three(1.0)
+    moved = replace(runs[0], slots=tuple(replace(s, series=replace(s.series, zone="FR")) for s in runs[0].slots))
+    doc = documented(study_of(moved, *runs[1:]))
+    assert "never merged" in doc["reference"]["missing"]
+    assert doc["arms"][0]["full_emissions_g"] is None
+
+
+def with_record(facts: RunFacts, **values: Any) -> RunFacts:
+    return replace(facts, run=replace(facts.run, record={**facts.run.record, **values}))
+
+
+def test_other_hardware_makes_it_observational() -> None:
+    other = [with_record(facts, cpu_model="Other CPU") for facts in three(0.8, "lean")]
+    arm = arm_of(documented(study_of(*three(1.0), *other)), "lean")
+    assert arm["observational"] is True
+    assert arm["verdict"].startswith("observational (cpu_model differ): saves 20.0 %")
+    assert arm["differs_from_baseline"][0] == {
+        "field": "cpu_model",
+        "baseline": "Example CPU",
+        "arm": "Other CPU",
+        "grave": True,
+    }
+
+
+def test_other_packages_and_load_are_not_grave() -> None:
+    other = [with_record(f, packages={"torch": "2.14.0"}, load_1min=30.0) for f in three(0.8, "lean")]
+    doc = documented(study_of(*three(1.0), *other))
+    arm = arm_of(doc, "lean")
+    assert arm["observational"] is False
+    assert [d["field"] for d in arm["differs_from_baseline"]] == ["packages.torch"]
+    assert doc["busy_runs"] == [f"lean-{seed}: load 30.0 on 16 cores at its start" for seed in range(3)]
+
+
+def test_modelled_studies_say_so_first() -> None:
+    runs = [
+        example_run(f"r{s}", Labels(study="s", seed=s), start_us=START_US + s * 10**9, method=Method.MODELLED)
+        for s in (0, 1)
+    ]
+    assert documented(study_of(*runs))["modelled_statement"] == MODELLED_FIRST_LINE
+    assert documented(study_of(runs[0], run(1, 1.0)))["modelled_statement"].startswith("part of the energy is modelled")
+
+
+def test_meters_that_differ_do_not_cancel_their_gain() -> None:
+    same = arm_of(documented(study_of(*three(1.0), *three(0.8, "lean"))), "lean")
+    assert "cancels" in same["gain_statement"]
+    modelled = [
+        example_run(
+            f"m{s}",
+            Labels(study="s", seed=s, arm="m"),
+            start_us=START_US + 5 * 10**8 + s * 10**9,
+            method=Method.MODELLED,
+        )
+        for s in range(3)
+    ]
+    other = arm_of(documented(study_of(*three(1.0), *modelled)), "m")
+    assert "do not cancel" in other["gain_statement"]
+    assert other["observational"] is True
+
+
+def test_the_baseline_must_be_named_when_none_is_called_so() -> None:
+    runs = three(1.0, "a") + three(0.9, "b")
+    with pytest.raises(BadInput, match="no compared run is of arm 'baseline'") as refused:
+        documented(study_of(*runs))
+    assert "a, b" in refused.value.remedy
+    assert documented(study_of(*runs), baseline="b")["arms"][0]["arm"] == "b"
+
+
+def test_nothing_to_compare_says_why() -> None:
+    failed = run(0, 1.0)
+    failed = replace(failed, run=replace(failed.run, status=Status.FAILED, reason="exit code 3"))
+    with pytest.raises(BadInput, match="exit code 3"):
+        documented(study_of(failed))
+
+
+def test_measurements_shared_by_runs_are_conserved_once() -> None:
+    runs = three(1.0)
+    shared = replace(runs[1], measurements=(*runs[1].measurements, *runs[0].measurements))
+    assert documented(study_of(runs[0], shared))["conservation"] == documented(study_of(*runs[:2]))["conservation"]
