@@ -222,9 +222,11 @@ class Ledger:
 
         run_ids: only those with a share of one of these runs.  overlapping: also those of these runs'
         machines within their spans, whoever drew them.  Neither: the whole book.
-        Raises LedgerError naming the row when its shares do not sum to it (law 1).
+        Raises LedgerError naming the row when the shares of any measurement in the book, asked for or
+        not, do not sum to it (law 1): a share that is gone would otherwise hide its measurement.
         """
         as_of = self.as_of(as_of_us)
+        self._check_sums(as_of)
         self._pick(as_of, run_ids, overlapping)
         hidden = self._shadowed(as_of)
         shares = self._picked_shares()
@@ -257,7 +259,7 @@ class Ledger:
                 select *, row_number() over (
                     partition by run_id, machine_id, boot_id, pid, kind, at_ns, n order by txn, seq) as copy
                 from mark where known_at_us <= $as_of and run_id in (select unnest($runs::varchar[]))
-            ) as m where copy = 1 order by at_us, machine_id, boot_id, at_ns, pid, n, kind""",  # noqa: S608
+            ) as m where copy = 1 order by at_us, machine_id, boot_id, at_ns, pid, n, kind, run_id""",  # noqa: S608
             {"as_of": self.as_of(as_of_us), "runs": list(run_ids)},
         )
         return [columns.mark_from(row) for row in rows]
@@ -394,6 +396,15 @@ class Ledger:
             for run in found
             if (study is None or run.labels.study == study) and (parent is None or run.labels.parent_run_id == parent)
         ]
+
+    def _check_sums(self, as_of: int) -> None:
+        broken = self.query(_BROKEN_SUMS, {"as_of": as_of})
+        if broken:
+            device, machine, at_us, energy, shares = broken[0]
+            raise LedgerError(
+                f"the shares of {device} on {machine} at {at_us} us sum to {shares} mJ, its measurement is {energy} mJ",
+                "restore the ledger from a backup: a row was altered after it was written",
+            )
 
     def _pick(self, as_of: int, run_ids: Sequence[str] | None, overlapping: Sequence[Run] | None) -> None:
         """The temporary table ``picked``: (txn, seq) of the measurements that a reader asked for."""
@@ -554,6 +565,16 @@ select m.txn, m.seq from measurement as m
 join wanted_span as w on m.machine_id = w.machine_id and m.boot_id = w.boot_id
 where m.known_at_us <= $as_of and m.started_ns < w.to_ns and m.ended_ns > w.from_ns
 """
+
+_BROKEN_SUMS: Final = """
+select m.device_id, m.machine_id, m.started_at_us, m.energy_millijoules, coalesce(s.millijoules, 0) as millijoules
+from measurement as m
+left join (select txn, seq, sum(millijoules) as millijoules from share group by txn, seq) as s
+  on s.txn = m.txn and s.seq = m.seq
+where m.known_at_us <= $as_of and m.energy_millijoules <> coalesce(s.millijoules, 0)
+order by m.txn, m.seq limit 1
+"""
+"""Law 1 over the whole book: shares against the separately stored measurement."""
 
 _PICKED: Final = f"""
 select m.txn, m.seq, {_names(schema.MEASUREMENT, "m.")} from measurement as m
