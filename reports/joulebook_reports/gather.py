@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib import import_module
-from importlib.util import find_spec
 
 from joulebook.errors import BadInput
 from joulebook.home import Home, find_home
+from joulebook.recover import recover
 from joulebook.rows import Measurement, Method, Policy, Run, ShareKind
 from joulebook.summary import run_energy
 from joulebook_collector.conservation import BookCheck, verify
@@ -29,7 +28,7 @@ LAST = "last"
 def open_book(home: Home | None = None) -> Iterator[Ledger]:
     """The home's ledger with everything that waited taken in: dead agents' leavings first, then the outboxes."""
     place = (home or find_home()).make()
-    _recover(place)
+    recover(place)
     with Ledger.open(place.ledger) as ledger:
         take_outboxes(ledger, place)
         yield ledger
@@ -111,11 +110,6 @@ def gather_study(ledger: Ledger, name: str, as_of_us: int, policy: Policy | None
         runs=tuple(gather_run(ledger, run, as_of_us, chosen) for run in runs),
         inherited={run.run_id: gather_run(ledger, run, as_of_us, chosen) for run in inherited},
     )
-
-
-def _recover(home: Home) -> None:
-    if find_spec("joulebook.recover") is not None:
-        import_module("joulebook.recover").recover(home)
 
 
 def _priced(

@@ -64,7 +64,7 @@ def show_study(doc: Mapping[str, Any], console: Console) -> None:
     _print_columns(console, rows, _QUALITY_COLUMNS)
     if any(arm["phases_joules"] for arm in doc["arms"]):
         _print_table(console, ("arm", *doc["phases"]), _phase_cells(doc))
-    _lines(console, "Verdicts", [f"{row['arm']}: {row['verdict']}" for row in rows if row["verdict"] != "baseline"])
+    _lines(console, "Verdicts", words.verdict_lines(doc))
     _lines(console, "Under other policies", _other_policies(doc))
     _lines(console, "Reference site", [words.reference_text(doc)])
     _lines(console, "Left out", [f"{r['run_id']} ({r['arm']}): {r['reason']}" for r in doc["left_out"]])

@@ -147,6 +147,16 @@ def _arm_cells(arm: Mapping[str, Any], doc: StudyDocument) -> dict[str, str]:
     }
 
 
+def verdict_lines(doc: StudyDocument) -> list[str]:
+    """One line per arm but the baseline, its inference told apart."""
+    lines = []
+    for arm in doc["arms"]:
+        if arm["arm"] != doc["baseline"]:
+            inference = f"; inference per 10,000: {arm['inference_verdict']}" if arm["inference_verdict"] else ""
+            lines.append(f"{arm['arm']}: {arm['verdict']}{inference}")
+    return lines
+
+
 def p_text(ratio: Mapping[str, Any] | None) -> str:
     """The p value after Holm."""
     if not ratio or ratio.get("p_holm") is None:
