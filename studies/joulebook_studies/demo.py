@@ -115,12 +115,12 @@ def fresh_folder(folder: Path) -> Path:
 def child_environment(environ: Mapping[str, str], folder: Path) -> dict[str, str]:
     """What the demo's commands inherit: its own book and one thread, and no label of a run around the demo.
 
-    The agent samples five times a second unless told otherwise, for a training of four seconds is shorter
-    than ten samples at one a second.
+    The agent samples ten times a second unless told otherwise, for ten passes of integer inference take two
+    seconds, which at one sample a second would be too short to resolve.
     """
     foreign = {*LABEL_VARIABLES.values(), RUN_ID}
     kept = {name: value for name, value in environ.items() if name not in foreign}
-    return {"JOULEBOOK_SAMPLE_SECONDS": "0.2"} | kept | THREADS | {"JOULEBOOK_HOME": str(folder / "home")}
+    return {"JOULEBOOK_SAMPLE_SECONDS": "0.1"} | kept | THREADS | {"JOULEBOOK_HOME": str(folder / "home")}
 
 
 def run_all(study: Demo, planned: Sequence[Planned]) -> None:

@@ -105,15 +105,14 @@ def answer(members: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(members)).mean(dim=0)
 
 
-def infer_for(networks: Sequence[nn.Module], images: Tensor, seconds: float) -> int:
-    """Classify all images again and again until ``seconds`` have passed; returns the images classified.
+def infer_for(networks: Sequence[nn.Module], images: Tensor, passes: int, seconds: float) -> int:
+    """Classify all images ``passes`` times, and on until ``seconds`` have passed; returns the images classified.
 
-    Every network sees every image, as an ensemble in use must; at least one whole pass is made.
+    Every network sees every image, as an ensemble in use must. passes: >= 1.
     """
     ends = time.monotonic() + seconds
-    samples = 0
-    while True:
+    done = 0
+    while done < passes or time.monotonic() < ends:
         answer(predict(networks, images))
-        samples += len(images)
-        if time.monotonic() >= ends:
-            return samples
+        done += 1
+    return done * len(images)

@@ -11,7 +11,7 @@ def test_inference_outlasts_ten_sampling_intervals(monkeypatch):
     monkeypatch.delenv("JOULEBOOK_SAMPLE_SECONDS", raising=False)
     assert inference_seconds() > 10.0
     monkeypatch.setenv("JOULEBOOK_SAMPLE_SECONDS", "0.05")
-    assert inference_seconds() == 5.0
+    assert inference_seconds() > 0.5
     monkeypatch.setenv("JOULEBOOK_SAMPLE_SECONDS", "soon")
     with pytest.raises(BadInput, match="JOULEBOOK_SAMPLE_SECONDS"):
         inference_seconds()
