@@ -200,7 +200,8 @@ def _parse(model: type[R], cells: Cells, number: int) -> R:
     try:
         return model.model_validate(cells)
     except ValidationError as error:
-        first = error.errors()[0]
+        # An unknown column explains a missing one, so it is told first.
+        first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
         column = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise _unknown_column(column, model, number) from None

@@ -85,15 +85,22 @@ def _read_parquet(path: Path) -> list[Cells]:
 
     path.stat()
     with duckdb.connect() as db:
-        # Times with a zone come back as UTC, whatever the machine's own zone.
-        db.execute("set TimeZone = 'UTC'")
         try:
-            found = db.execute("select * from read_parquet(?)", [str(path)])
-            names = [column[0] for column in found.description or ()]
-            rows = found.fetchall()
+            kinds = db.execute("describe select * from read_parquet(?)", [str(path)]).fetchall()
+            names = [name for name, *_ in kinds]
+            wanted = ", ".join(_parquet_column(name, kind) for name, kind, *_ in kinds)
+            rows = db.execute(f"select {wanted} from read_parquet(?)", [str(path)]).fetchall()  # noqa: S608
         except duckdb.Error as error:
             raise BadInput(f"cannot read {path.name}: {str(error).splitlines()[0]}", "give a Parquet file") from error
     return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _parquet_column(name: str, kind: str) -> str:
+    """A time with a zone as UTC text, exactly: as a value it would need one more package."""
+    quoted = '"' + name.replace('"', '""') + '"'
+    if kind != "TIMESTAMP WITH TIME ZONE":
+        return quoted
+    return f"strftime({quoted} at time zone 'UTC', '%Y-%m-%dT%H:%M:%S.%fZ')"
 
 
 READERS: Final[dict[str, Callable[[Path], list[Cells]]]] = {
