@@ -28,6 +28,7 @@ from joulebook.units import NS_PER_SECOND
 
 FIRST_RUN_SECONDS: Final = 30
 """An agent that was started for a run waits this long for it."""
+NEVER: Final = 2**63
 LEAST_WAKE_NS: Final = 50_000_000
 """Marks wake the sampler at most this often."""
 POLL_NS: Final = 100_000_000
@@ -47,6 +48,7 @@ class Loop:
     stop_fd: int
     inotify: INotify | None = field(init=False)
     next_tick: int = 0
+    next_quick: int = NEVER
     burst: list[int] = field(default_factory=list)
     last_wake: int = 0
     idle_since: int = 0
@@ -80,7 +82,7 @@ class Loop:
         self.finish()
 
     def _due(self, now: int) -> int:
-        times = [self.next_tick, *self.burst, *(t for t in self.sampler.ends if t > now)]
+        times = [self.next_tick, self.next_quick, *self.burst, *(t for t in self.sampler.ends if t > now)]
         if self.inotify is None and self.sampler.book.open_ids():
             times.append(now + POLL_NS)
         return min(times)
@@ -96,12 +98,15 @@ class Loop:
         if tick or wake or burst_due:
             self.sampler.read_meters()
             self.burst = [t for t in self.burst if t > now]
+        elif now >= self.next_quick:
+            self.sampler.read_quick()
         if wake or (tick and now >= self.sampler.next_edge()):
             self.sampler.scan(boottime_ns())
         if wake:
             self._plan_burst(now)
         if tick:
             self._plan_tick(now)
+        self._plan_quick(now)
         self._close(now)
         if new:
             self.tell()
@@ -123,6 +128,14 @@ class Loop:
         """Ticks fall on whole multiples of the sampling time in UTC, so that span edges are ticks."""
         shift, step = offset().ns, self.sampler.settings.sample_ns
         self.next_tick = ((now + shift) // step + 1) * step - shift
+
+    def _plan_quick(self, now: int) -> None:
+        """While a run is open, instant power is read between the ticks too."""
+        step = self.sampler.quick_ns()
+        if step is None or not self.sampler.book.open_ids():
+            self.next_quick = NEVER
+        elif not now < self.next_quick <= now + step:
+            self.next_quick = now + step
 
     def _plan_burst(self, now: int) -> None:
         self.last_wake = now

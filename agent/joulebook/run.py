@@ -53,7 +53,7 @@ class Launcher:
             _say(f"no agent answers: this run is not measured (see {self.home.agents})")
             return
         modelled = sorted(d["component"] for d in self.status["devices"].values() if d["method"] == Method.MODELLED)
-        causes = [r["cause"] for r in self.status["refused"] if r.get("expected", False) is False]
+        causes = [refused["cause"] for refused in self.status["refused"]]
         if modelled and not quiet:
             why = f" ({causes[0]})" if causes else ""
             _say(f"{' and '.join(modelled)} energy is modelled, not measured{why}: joulebook doctor says more")
@@ -175,14 +175,15 @@ def _execute(command: tuple[str, ...], launcher: Launcher | None) -> tuple[int, 
         environ[RUN_ID] = launcher.run_id
         environ["JOULEBOOK_HOME"] = str(launcher.home.root)
         launcher.marks.write("start", members({"run": launcher.run_id}))
-    try:
-        # close_fds=False: what the caller opened for CMD is CMD's; our own descriptors close on exec.
-        child = subprocess.Popen(command, env=environ, close_fds=False)
-    except FileNotFoundError:
-        return _not_started(launcher, NOT_FOUND, f"{command[0]}: command not found")
-    except OSError as error:
-        return _not_started(launcher, NOT_EXECUTABLE, f"{command[0]}: {error.strerror}")
-    with _signals_go_to(child):
+    with _signals_passed_on() as children:
+        try:
+            # close_fds=False: what the caller opened for CMD is CMD's; our own descriptors close on exec.
+            child = subprocess.Popen(command, env=environ, close_fds=False)
+        except FileNotFoundError:
+            return _not_started(launcher, NOT_FOUND, f"{command[0]}: command not found")
+        except OSError as error:
+            return _not_started(launcher, NOT_EXECUTABLE, f"{command[0]}: {error.strerror}")
+        children.append(child.pid)
         if launcher is not None and launcher.status is not None:
             _keep_an_agent(launcher.home, child.pid)
         _, wait_status = os.waitpid(child.pid, 0)
@@ -224,17 +225,27 @@ def _leave(launcher: Launcher | None, code: int, number: int | None) -> None:
 
 
 @contextlib.contextmanager
-def _signals_go_to(child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """The terminal signals CMD by itself; what is sent to us alone is passed on."""
+def _signals_passed_on() -> Iterator[list[int]]:
+    """The terminal signals CMD by itself; what is sent to us alone is passed on to the pids put in the list.
+
+    Handlers are functions, which exec resets: CMD starts with the dispositions that we were given.
+    """
+    children: list[int] = []
 
     def forward(number: int, _: object) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child.pid, number)
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
-    saved = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGQUIT)}
-    saved |= {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGHUP)}
+    def leave_to_the_terminal(number: int, _: object) -> None:
+        return
+
+    handlers = {signal.SIGINT: leave_to_the_terminal, signal.SIGQUIT: leave_to_the_terminal}
+    handlers |= {signal.SIGTERM: forward, signal.SIGHUP: forward}
+    taken = [number for number in handlers if signal.getsignal(number) is not signal.SIG_IGN]
+    saved = {number: signal.signal(number, handlers[number]) for number in taken}
     try:
-        yield
+        yield children
     finally:
         for number, handler in saved.items():
             signal.signal(number, handler)
@@ -313,7 +324,9 @@ def summary_text(summary: dict[str, Any]) -> str:
         f" + unattributed {kept['unattributed']}"
     )
     if summary["coverage"] < 0.995:
-        lines.append(f"  coverage  {summary['coverage']:.1%}: the rest of the run was not observed")
+        lines.append(
+            f"  coverage  {summary['coverage']:.1%}: the rest was claimed from counters afterwards, or is missing"
+        )
     return "\n".join(lines)
 
 

@@ -34,6 +34,8 @@ SETTLE_NS: Final = 1_100_000_000
 REMEMBER_NS: Final = 600 * NS_PER_SECOND
 """How long final measurements can still be reassigned."""
 LONGEST_SPAN_NS: Final = 60 * NS_PER_SECOND
+LEAST_QUICK_NS: Final = 100_000_000
+"""Instant power is read at most this often."""
 PENDING_ROWS: Final = 50_000
 """Rows kept in memory while the disk refuses them."""
 
@@ -114,9 +116,23 @@ class Sampler:
         self.read_meters()
         self.scan(boottime_ns())
 
-    def read_meters(self) -> None:
+    def quick_ns(self) -> int | None:
+        """How often instant power must be read to be integrated, None when no device needs it."""
+        steps = [
+            history.device.step_ns
+            for history in self.devices.values()
+            if history.device.method is Method.INTEGRATED and not history.device.averaged
+        ]
+        return max(min(steps), LEAST_QUICK_NS) if steps else None
+
+    def read_quick(self) -> None:
+        """One reading of the meters whose power is instant: what lies between two reads is unseen."""
+        quick = {h.meter for h in self.devices.values() if h.device.method is Method.INTEGRATED}
+        self.read_meters([meter for meter in self.meters if meter.name in quick])
+
+    def read_meters(self, meters: Sequence[Meter] | None = None) -> None:
         """One reading of every meter; a failing one is counted and harms no other."""
-        for meter in self.meters:
+        for meter in self.meters if meters is None else meters:
             try:
                 readings = meter.read()
             except OSError:
@@ -439,6 +455,8 @@ class Sampler:
         self.processes.machine.forget(old)
         for actor in self.processes.actors.values():
             actor.cpu.forget(old)
+        for file in self.folder.files.values():
+            file.timeline.forget(old)
         while self._final and self._final[0][1].ended_ns < old:
             self._final.popleft()
 
