@@ -71,11 +71,12 @@ def power_over_time(traces: Traces) -> str:
         axes = figure.add_axes((0.085, 0.2, 0.745, 0.64))
         _shade(axes, traces)
         ends = []
+        machines = {device.partition("/")[0] for _, device in traces.devices}
         for (component, device), steps in traces.devices.items():
             colour = COLOURS.get(component, COLOURS["other"])
             times, watts = _outline(steps)
             axes.plot(times, watts, color=colour, linewidth=1.4, solid_joinstyle="miter")
-            ends.append((steps[-1].watts, f"{device}", colour))
+            ends.append((steps[-1].watts, _short(device, machines), colour))
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("time since the run's start (s)")
@@ -140,6 +141,7 @@ def quality_against_cost(doc: Mapping[str, Any]) -> str:
         )
         axes.set_ylabel(f"{metric} ({doc['quality_gate']['direction']} is better)")
         axes.margins(x=0.22, y=0.2)
+        axes.set_xlim(left=max(0.0, axes.get_xlim()[0]))
 
     return _svg(draw, 3.5, f"{metric} against {word}")
 
@@ -238,7 +240,7 @@ def _label_ends(axes: Any, ends: Sequence[tuple[float, str, str]]) -> None:
     for watts, device, colour in sorted(ends):
         placed = max(watts, placed + least)
         axes.annotate(
-            _short(device),
+            device,
             (1.0, placed),
             (5, 0),
             xycoords=("axes fraction", "data"),
@@ -249,7 +251,11 @@ def _label_ends(axes: Any, ends: Sequence[tuple[float, str, str]]) -> None:
         )
 
 
-def _short(device: str) -> str:
+def _short(device: str, machines: set[str]) -> str:
+    """The device's name that fits beside its line, without its machine where all are of one."""
+    machine, slash, rest = device.partition("/")
+    if slash and len(machine) > 18 and len({m for m in machines if len(m) > 18}) == 1:
+        device = rest
     return device if len(device) <= 18 else f"{device[:8]}…{device[-8:]}"
 
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from joulebook.rows import Mark
-from joulebook.summary import phase_name
+from joulebook.summary import OUTSIDE_PHASES, phase_name
 
 from joulebook_reports.facts import RunFacts
+
+MOST_STEPS: Final = 600
+"""More steps than this per device are finer than a printed line."""
+
+TOUCHING_SECONDS: Final = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,38 @@ def power_traces(facts: RunFacts) -> Traces:
         begun, ended = ((at - start_us) / 1e6 for at in (m.started_at_us, m.ended_at_us))
         watts = m.energy_millijoules / 1000 / (ended - begun)
         devices[str(m.component), m.device_id].append(Step(begun, ended, watts))
-    return Traces(dict(devices), phase_spans(facts.marks, start_us, facts.run.ended_at_us))
+    return Traces(
+        {key: coarser(steps) for key, steps in devices.items()},
+        phase_spans(facts.marks, start_us, facts.run.ended_at_us),
+    )
+
+
+def coarser(steps: Sequence[Step], most: int = MOST_STEPS) -> list[Step]:
+    """At most about ``most`` steps: neighbours without a gap between them merged, their energy kept."""
+    size = -(-len(steps) // most)
+    merged: list[Step] = []
+    joined = 0
+    for step in steps:
+        if merged and joined < size and abs(step.started - merged[-1].ended) < TOUCHING_SECONDS:
+            merged[-1] = _merged(merged[-1], step)
+            joined += 1
+        else:
+            merged.append(step)
+            joined = 1
+    return merged
+
+
+def _merged(a: Step, b: Step) -> Step:
+    energy = a.watts * (a.ended - a.started) + b.watts * (b.ended - b.started)
+    return Step(a.started, b.ended, energy / (b.ended - b.started + a.ended - a.started))
+
+
+def phase_seconds(phases: Sequence[PhaseSpan], run_seconds: float) -> dict[str, float]:
+    """Exclusive seconds of each phase, and of the run outside all of them."""
+    seconds: dict[str, float] = defaultdict(float)
+    for span in phases:
+        seconds[span.name] += span.ended - span.started
+    return {**seconds, OUTSIDE_PHASES: max(0.0, run_seconds - sum(seconds.values()))}
 
 
 def phase_spans(marks: Sequence[Mark], start_us: int, end_us: int | None) -> list[PhaseSpan]:

@@ -12,13 +12,14 @@ from typing import Any
 from joulebook.errors import LedgerError
 from joulebook.rows import Measurement, Method
 from joulebook.split import resplit
-from joulebook.summary import Conservation, check_conservation, document, iso_utc
-from joulebook.units import joules
+from joulebook.summary import Conservation, check_conservation, document, iso_utc, phase_name
+from joulebook.units import US_PER_SECOND, joules
 from joulebook_collector.conservation import BookCheck
 from joulebook_collector.priced import Site
 
 from joulebook_reports.emissions import Emissions, emissions_of, pricing_table
 from joulebook_reports.facts import Restated, RunFacts
+from joulebook_reports.power import phase_seconds, phase_spans
 from joulebook_reports.uncertainty import ROUGH_ABOVE
 
 MODELLED_FIRST_LINE = "modelled from CPU seconds on a shared machine, no joule was measured"
@@ -35,6 +36,7 @@ def run_document(facts: RunFacts, as_of_us: int, book: BookCheck | None = None) 
         **document(facts.run, facts.energy),
         **_labels(facts),
         **_priced(facts, emissions),
+        "phase_seconds": _phase_seconds(facts),
         "as_of": iso_utc(as_of_us),
         "data_quality": data_quality(facts),
         "conservation": totals_json(facts.energy.conservation),
@@ -102,6 +104,16 @@ def modelled_only(facts: RunFacts) -> bool:
 def u_rel_of(facts: RunFacts) -> float:
     """Relative standard uncertainty of the run's own energy; 0 when it has none."""
     return facts.energy.u_own / facts.energy.own if facts.energy.own else 0.0
+
+
+def _phase_seconds(facts: RunFacts) -> dict[str, float]:
+    """From the marks where there are some: a span that two processes share belongs to both of their phases."""
+    run = facts.run
+    spans = phase_spans(facts.marks, run.started_at_us, run.ended_at_us)
+    if not spans or run.ended_at_us is None:
+        return {phase_name(phase): seconds for phase, seconds in facts.energy.phase_seconds.items()}
+    found = phase_seconds(spans, (run.ended_at_us - run.started_at_us) / US_PER_SECOND)
+    return {phase: seconds for phase, seconds in found.items() if seconds}
 
 
 def _labels(facts: RunFacts) -> dict[str, Any]:

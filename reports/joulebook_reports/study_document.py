@@ -6,7 +6,7 @@ Every other form of a study report is drawn from this object, so they cannot dis
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from joulebook.errors import BadInput
@@ -169,7 +169,7 @@ def _own_figures(arm: Arm, reference: Reference) -> dict[str, Any]:
         "full_emissions_g": _priced(full, reference),
         "marginal_emissions_g": _priced(marginal, reference),
         "inference_joules_per_10k": _mean(arm.samples("inference_per_10k")),
-        "quality": _mean(arm.samples("quality")),
+        "quality": _plain_mean(arm.samples("quality")),
         "u_rel_measurement": max((u_rel_of(facts) for facts in arm.facts), default=0.0),
         "methods": sorted({str(m) for facts in arm.facts for m in facts.energy.method.values()}),
     }
@@ -211,6 +211,14 @@ def _against(baseline: Arm, arm: Arm, found: Estimate | None, adjusted_p: float 
 
 
 def _mean(samples: Sequence[Sample] | None) -> dict[str, Any] | None:
+    """Mean and t interval of a quantity that cannot be negative, so neither is its lower end."""
+    if samples is None:
+        return None
+    found = mean([sample.value for sample in samples])
+    return _estimate(found if found.low is None else replace(found, low=max(0.0, found.low)))
+
+
+def _plain_mean(samples: Sequence[Sample] | None) -> dict[str, Any] | None:
     return None if samples is None else _estimate(mean([sample.value for sample in samples]))
 
 
@@ -239,7 +247,10 @@ def _other_policies(baseline: Arm, arm: Arm) -> dict[str, Any]:
 
 def _phase_means(arm: Arm) -> dict[str, Any]:
     """Mean of each phase over the runs; a run without it spent nothing in it."""
-    return {phase: _estimate(mean([row.phases.get(phase, 0.0) for row in arm.rows])) for phase in phase_names(arm.rows)}
+    return {
+        phase: _mean([Sample(row.seed, row.phases.get(phase, 0.0)) for row in arm.rows])
+        for phase in phase_names(arm.rows)
+    }
 
 
 def _estimate(found: Estimate | None, adjusted_p: float | None = None) -> dict[str, Any] | None:

@@ -48,7 +48,7 @@ def show_run(doc: Mapping[str, Any], console: Console) -> None:
     _print_table(console, ("site", "PUE", "intensity", "series", "source"), words.pricing_rows(doc))
     _lines(console, "Restated", words.restatement_lines(doc))
     _lines(console, "Data quality", [doc["data_quality"]["statement"]])
-    _lines(console, "Notes", doc["notes"])
+    _lines(console, "Notes", words.note_lines(doc))
     _lines(console, "Conservation", [doc["conservation_statement"], *words.book_lines(doc)])
     console.print(f"As of {doc['as_of']}")
 
@@ -72,7 +72,7 @@ def show_study(doc: Mapping[str, Any], console: Console) -> None:
     _lines(console, "Busy machine", doc["busy_runs"])
     _lines(console, "Restated", words.restatement_lines(doc))
     _lines(console, "Measurement", measurement_lines(doc))
-    _lines(console, "Notes", doc["notes"])
+    _lines(console, "Notes", words.note_lines(doc))
     _lines(console, "Conservation", [doc["conservation_statement"], *words.book_lines(doc)])
     console.print(f"As of {doc['as_of']}")
 

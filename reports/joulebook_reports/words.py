@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from joulebook_reports.uncertainty import GRAMS, JOULES, decimals, emissions_text, energy_text, scale_for, significant
+from joulebook_reports.uncertainty import (
+    GRAMS,
+    JOULES,
+    WATT_HOURS,
+    decimals,
+    emissions_text,
+    energy_text,
+    rounded,
+    scale_for,
+    significant,
+)
 
 NOT_MEASURED = "no meter"
 NONE = "–"
@@ -69,9 +80,12 @@ def gases(doc: RunDocument) -> str:
 
 
 def facility_text(doc: RunDocument) -> str:
-    """Facility energy in kWh, as people buy it."""
+    """Facility energy in watt hours, as people buy it."""
     kwh = doc["facility_energy_kwh"]
-    return "not known" if kwh is None else f"{significant(kwh)} kWh"
+    if kwh is None:
+        return "not known"
+    scale = scale_for(kwh * 1000, WATT_HOURS)
+    return f"{significant(kwh * 1000 / scale.factor)} {scale.unit}"
 
 
 def pricing_rows(doc: RunDocument) -> list[tuple[str, str, str, str, str]]:
@@ -215,10 +229,14 @@ def estimate_signed(found: Mapping[str, Any] | None) -> str:
 
 
 def _estimate(found: Mapping[str, Any], unit: str) -> str:
-    text = significant(found["point"], 4)
-    if found["low"] is not None and found["high"] is not None:
-        text += f" [{significant(found['low'], 4)}, {significant(found['high'], 4)}]"
-    return f"{text} {unit}".strip()
+    """Point and interval to two digits of its half-width, at most four of the point."""
+    point, low, high = found["point"], found["low"], found["high"]
+    if low is None or high is None:
+        return f"{significant(point)} {unit}".strip()
+    half = (high - low) / 2
+    finest = 3 - math.floor(math.log10(abs(point))) if point else 3
+    places = min(finest, 1 - math.floor(math.log10(half))) if half > 0 else finest
+    return f"{rounded(point, places)} [{rounded(low, places)}, {rounded(high, places)}] {unit}".strip()
 
 
 def _scaled(value: float | None, factor: float) -> float | None:
@@ -237,6 +255,22 @@ def reference_text(doc: StudyDocument) -> str:
         f"{'; ' + label if label else ''}), site {', '.join(notes)}, source {', '.join(ref['sources'])};"
         f" these factors are uncertain by ± {200 * ref['u_rel']:.2g} % (k = 2), which moves all arms alike"
     )
+
+
+def inherits(doc: StudyDocument) -> bool:
+    """True when some arm reuses the cost of other runs."""
+    return any(arm["inherits"] for arm in doc["arms"])
+
+
+def note_lines(doc: Mapping[str, Any]) -> list[str]:
+    """Notes without the machine's id before each device where there is but one machine."""
+    machine = doc.get("machine_id") or _common_machine(doc["notes"])
+    return sorted({note.removeprefix(f"{machine}/") for note in doc["notes"]})
+
+
+def _common_machine(notes: Sequence[str]) -> str:
+    machines = {note.partition("/")[0] for note in notes if "/" in note.partition(":")[0]}
+    return next(iter(machines)) if len(machines) == 1 else ""
 
 
 def _percent(part: float, whole: float) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -140,6 +142,15 @@ def test_page_is_written_and_holds_no_script(home: Home, tmp_path: Path) -> None
         assert "http://" not in page.replace("http://www.w3.org/", "").replace("http://purl.org/", "").replace(
             "http://creativecommons.org/", ""
         )
+
+
+def test_two_reports_at_once_both_work(home: Home) -> None:
+    command = [sys.executable, "-m", "joulebook", "report", "run", "r-baseline-0", "--json"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+    answers = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], answers
+    assert answers[0][0] == answers[1][0]
+    assert json.loads(answers[0][0])["run_id"] == "r-baseline-0"
 
 
 def test_hook_gives_the_object_of_the_report(home: Home) -> None:
