@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from typing import Any, Final
 
 from joulebook.errors import LedgerError
@@ -51,7 +52,8 @@ class RunEnergy:
     component, phase, member, rank: where the run's own shares fell; child: energy of child runs, by run id.
     interval: component -> (low, high) at k = 2.  u_own: standard uncertainty (k = 1) of ``own``,
     in millijoules, all components together.  method: the worst method behind each component.
-    devices: device -> measured millijoules over the run's span, whoever used it.
+    devices: device -> measured millijoules within the run's span, whoever used it.  conservation: over
+    whole measurements, those at the span's ends too.
     coverage: observed part of the run's span, the least covered device deciding.
     phase_seconds: phase -> seconds of the spans in which it has a share.
     """
@@ -146,7 +148,7 @@ def run_energy(
         member=_total([(m, s) for m, s in own if s.member is not None], lambda _, s: str(s.member)),
         interval={name: interval_of(component[name], combined_u(parts)) for name, parts in behind.items()},
         method=_methods(own),
-        devices=_measured_by_device(inside),
+        devices=_measured_by_device(run, inside),
         child=_total([(m, s) for m, ss in split_again for s in ss if s.run_id in children], lambda _, s: s.run_id),
         coverage=_coverage(run, inside),
         conservation=check_conservation(inside),
@@ -198,11 +200,20 @@ def _methods(owned: Owned) -> dict[Component, Method]:
     return worst
 
 
-def _measured_by_device(inside: Iterable[Measurement]) -> dict[str, int]:
+def _measured_by_device(run: Run, inside: Iterable[Measurement]) -> dict[str, int]:
     devices: dict[str, int] = defaultdict(int)
     for m in inside:
-        devices[m.device_id] += m.energy_millijoules
+        devices[m.device_id] += _within(run, m)
     return dict(devices)
+
+
+def _within(run: Run, m: Measurement) -> int:
+    """The measurement's millijoules within the run's span, uniform within its own; whole on another boot's clock."""
+    if (m.machine_id, m.boot_id) != (run.machine_id, run.boot_id):
+        return m.energy_millijoules
+    ended_ns = m.ended_ns if run.ended_ns is None else run.ended_ns
+    shared = overlap(m.started_ns, m.ended_ns, run.started_ns, ended_ns)
+    return round(Fraction(m.energy_millijoules * shared, m.ended_ns - m.started_ns))
 
 
 def _coverage(run: Run, inside: Sequence[Measurement]) -> float:

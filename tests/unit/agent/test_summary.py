@@ -119,6 +119,15 @@ def test_coverage_counts_only_what_lies_in_the_run() -> None:
     assert run_energy(a_run(15), rows).coverage == pytest.approx((10 + 2.5) / 15)
 
 
+def test_a_device_counts_what_lies_in_the_run() -> None:
+    # 0-10 s whole; of 10-20 s the 5 s until the run ends; of 15-25 s, which holds a late share, nothing
+    rows = [measured(run_share(300)), measured(run_share(100), rest(100), at=10)]
+    late = measured(run_share(1), rest(99), at=15, device="gpu-0", component=Component.GPU)
+    energy = run_energy(a_run(15), [*rows, late])
+    assert energy.devices == {"package-0": 400, "gpu-0": 0}
+    assert energy.conservation.measured == 600
+
+
 def test_no_measurement_is_no_coverage_and_no_energy() -> None:
     energy = run_energy(a_run(), [])
     assert (energy.coverage, energy.component, energy.own) == (0.0, {}, 0)
