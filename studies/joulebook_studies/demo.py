@@ -115,8 +115,8 @@ def fresh_folder(folder: Path) -> Path:
 def child_environment(environ: Mapping[str, str], folder: Path) -> dict[str, str]:
     """What the demo's commands inherit: its own book and one thread, and no label of a run around the demo.
 
-    The agent samples ten times a second unless told otherwise, for ten passes of integer inference take two
-    seconds, which at one sample a second would be too short to resolve.
+    The agent samples ten times a second unless told otherwise, for the inference phase of the integer arm
+    lasts two seconds, which at one sample a second would be too short to resolve.
     """
     foreign = {*LABEL_VARIABLES.values(), RUN_ID}
     kept = {name: value for name, value in environ.items() if name not in foreign}

@@ -105,14 +105,14 @@ def answer(members: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(members)).mean(dim=0)
 
 
-def infer_for(networks: Sequence[nn.Module], images: Tensor, passes: int, seconds: float) -> int:
-    """Classify all images ``passes`` times, and on until ``seconds`` have passed; returns the images classified.
+def infer_for(networks: Sequence[nn.Module], images: Tensor, least: int, seconds: float) -> int:
+    """Classify all images, pass after pass, until there were ``least`` of them and ``seconds`` have passed.
 
-    Every network sees every image, as an ensemble in use must. passes: >= 1.
+    Every network sees every image, as an ensemble in use must.  Returns the images classified, >= least.
     """
     ends = time.monotonic() + seconds
-    done = 0
-    while done < passes or time.monotonic() < ends:
+    samples = 0
+    while samples < least or time.monotonic() < ends:
         answer(predict(networks, images))
-        done += 1
-    return done * len(images)
+        samples += len(images)
+    return samples
