@@ -88,7 +88,12 @@ def _is_grave(name: str) -> bool:
 
 
 def _words(values: set[str] | None) -> str:
-    return " | ".join(sorted(values)) if values else "not recorded"
+    return " | ".join(sorted(map(_brief, values))) if values else "not recorded"
+
+
+def _brief(value: str) -> str:
+    """Commits and hashes by their first characters, as people read them."""
+    return value[:10] if re.fullmatch(r"[0-9a-f]{40,}", value) else value
 
 
 def _busy(facts: RunFacts) -> str:

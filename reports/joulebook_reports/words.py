@@ -184,6 +184,9 @@ def gate_text(arm: Mapping[str, Any], doc: StudyDocument) -> str:
         return NONE
     if arm["not_inferior"] is None:
         return "not judged"
+    change, higher = arm["quality_difference"], doc["quality_gate"]["direction"] == "higher"
+    if change["low"] > 0 if higher else change["high"] < 0:
+        return "better"
     return "equal" if arm["not_inferior"] else "not shown equal"
 
 
@@ -229,13 +232,13 @@ def estimate_signed(found: Mapping[str, Any] | None) -> str:
 
 
 def _estimate(found: Mapping[str, Any], unit: str) -> str:
-    """Point and interval to two digits of its half-width, at most four of the point."""
+    """Point and interval to two digits of its half-width, but three to four of the point."""
     point, low, high = found["point"], found["low"], found["high"]
     if low is None or high is None:
         return f"{significant(point)} {unit}".strip()
     half = (high - low) / 2
     finest = 3 - math.floor(math.log10(abs(point))) if point else 3
-    places = min(finest, 1 - math.floor(math.log10(half))) if half > 0 else finest
+    places = min(finest, max(finest - 1, 1 - math.floor(math.log10(half)))) if half > 0 else finest
     return f"{rounded(point, places)} [{rounded(low, places)}, {rounded(high, places)}] {unit}".strip()
 
 
