@@ -1,7 +1,7 @@
 # joulebook. `make demo` trains a real network and shows what it drew; `make help` lists the rest.
 #
 # Everything is installed into .venv; what is done leaves a stamp under .stamps and is not done again until
-# pyproject.toml changes. Variables: PYTHON (3.11 or newer), TORCH (the pinned requirement), TORCH_INDEX (an
+# pyproject.toml changes (torch: until make clean). Variables: PYTHON (3.11 or newer), TORCH (the pinned requirement), TORCH_INDEX (an
 # index to take torch from; README.md says when that saves a large download), DEMO (options of the demo).
 
 PYTHON = python3
@@ -47,7 +47,7 @@ clean: ## remove .venv, stamps, caches and results
 
 # One stamp after another: two pips at once in one environment would trip over each other.
 
-.stamps/venv: pyproject.toml
+.stamps/venv:
 	@mkdir -p .stamps
 	@studies/make-venv.sh $(PYTHON) .venv
 	@touch $@
@@ -57,7 +57,7 @@ clean: ## remove .venv, stamps, caches and results
 	@$(PIP) install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) "$(TORCH)" numpy
 	@touch $@
 
-.stamps/studies: .stamps/torch
+.stamps/studies: .stamps/torch pyproject.toml
 	@echo "installing joulebook and what its reports need"
 	@$(PIP) install --editable '.[studies]'
 	@touch $@

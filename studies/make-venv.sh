@@ -19,4 +19,4 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
         exit 1
     fi
 fi
-"$python" -m venv "$folder"
+"$python" -m venv --clear "$folder"
