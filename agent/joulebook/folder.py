@@ -24,7 +24,7 @@ class MarksFile:
     run_id: str = ""
     pid: int = 0
     rank: int | None = None
-    launcher: bool = False
+    role: str = ""
     machine_id: str = ""
     boot_id: str = ""
     pidfd: int = -1
@@ -32,6 +32,16 @@ class MarksFile:
     gone: bool = False
     last_ns: int = 0
     last_us: int = 0
+
+    @property
+    def launcher(self) -> bool:
+        """True for ``joulebook run``, which waits for the job and is not it."""
+        return self.role == "launcher"
+
+    @property
+    def leaves(self) -> bool:
+        """True for a process that says when it leaves; one that only marks phases just ends."""
+        return self.role in ("launcher", "track")
 
     def read(self) -> list[Line]:
         """What is new, the timeline brought up to it."""
@@ -49,7 +59,7 @@ class MarksFile:
         self.pid = int(values.get("pid") or 0)
         rank = values.get("rank")
         self.rank = rank if isinstance(rank, int) else None
-        self.launcher = values.get("role") == "launcher"
+        self.role = str(values.get("role", ""))
         self.machine_id, self.boot_id = str(values.get("machine", "")), str(values.get("boot", ""))
 
 

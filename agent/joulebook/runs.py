@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from joulebook.errors import BadInput
 from joulebook.marks import Line
 from joulebook.rows import Labels, Mark, Run, Status, labels_from_wire
+
+
+LOST: Final = "a process of it was killed or lost before it ended"
 
 
 @dataclass(slots=True)
@@ -16,7 +19,7 @@ class RunState:
     """One run and the processes in it.
 
     holders: marks files whose process is in the run now.  launcher: the file of ``joulebook run``, if any;
-    its word on the outcome is final.
+    its word on the outcome is final.  unmetered: no agent was there for a part of it.
     """
 
     run: Run
@@ -25,6 +28,7 @@ class RunState:
     launcher_left: bool = False
     failed: bool = False
     died: bool = False
+    unmetered: bool = False
     changed: bool = True
 
     @property
@@ -40,7 +44,7 @@ class RunState:
 
     def interrupt(self, reason: str) -> None:
         """The metering was interrupted: the run's status will say so, whatever becomes of it."""
-        self.died = True
+        self.unmetered = True
         self.run = replace(self.run, reason=reason)
         self.changed = True
 
@@ -66,13 +70,13 @@ class RunBook:
         elif line.kind == "leave":
             self._leave(key, line)
 
-    def died(self, key: str, at_ns: int, at_us: int) -> None:
-        """The process behind a marks file is gone without leaving."""
+    def died(self, key: str, at_ns: int, at_us: int, *, lost: bool = True) -> None:
+        """The process behind a marks file is gone without leaving. lost: it had said that it would leave."""
         for state in self.runs.values():
             if key in state.holders:
-                state.died = True
-                if not state.run.reason:
-                    state.run = replace(state.run, reason="a process of it was killed or lost before it ended")
+                if lost and (state.launcher is None or key == state.launcher):
+                    state.died = True
+                    state.run = replace(state.run, reason=state.run.reason or LOST)
                 self._drop(state, key, at_ns, at_us)
 
     def open_ids(self) -> list[str]:
@@ -140,14 +144,15 @@ class RunBook:
         if key == state.launcher:
             state.launcher_left = True
             state.run = replace(state.run, exit_code=values.get("exit_code"))
-            state.failed, state.died = status == Status.FAILED, state.died or status == Status.INTERRUPTED
+            state.failed, state.died = status == Status.FAILED, status == Status.INTERRUPTED
         self._drop(state, key, line.at_ns, line.at_us)
 
     def _drop(self, state: RunState, key: str, at_ns: int, at_us: int) -> None:
         state.holders.discard(key)
         state.changed = True
         if state.open and (state.launcher_left or not state.holders):
-            status = Status.INTERRUPTED if state.died else Status.FAILED if state.failed else Status.OK
+            interrupted = state.died or state.unmetered
+            status = Status.INTERRUPTED if interrupted else Status.FAILED if state.failed else Status.OK
             ended_ns = max(at_ns, state.run.started_ns + 1)
             ended_us = max(at_us, state.run.started_at_us)
             state.run = replace(state.run, status=status, ended_ns=ended_ns, ended_at_us=ended_us)

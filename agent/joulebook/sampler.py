@@ -22,7 +22,7 @@ from joulebook.meters import Meter, Reading, Roots
 from joulebook.outbox import Outbox
 from joulebook.processes import Actor, ProcessTable
 from joulebook.record import start_of_run_record
-from joulebook.rows import Body, Component, Measurement, Method, Reassignment, Run, from_wire, to_wire
+from joulebook.rows import NO_PHASE, Body, Component, Measurement, Method, Reassignment, Run, from_wire, to_wire
 from joulebook.runs import RunBook, RunState, mark_row
 from joulebook.settings import SPAN_SECONDS, Settings
 from joulebook.spans import grid_cuts
@@ -234,8 +234,9 @@ class Sampler:
             now = boottime_ns() if file.boot_id == self.boot_id else file.last_ns
             # An earlier boot's clock says nothing here: the last mark is the last that is known.
             us = clock_offset().utc_us(now) if file.boot_id == self.boot_id else file.last_us
+            state = file.timeline.at(now)
             file.timeline.end(now)
-            self.book.died(file.key, now, us)
+            self.book.died(file.key, now, us, lost=file.leaves or (state is not None and state.phase != NO_PHASE))
         self._note_ends(was_open)
 
     def _note_ends(self, was_open: set[str]) -> None:

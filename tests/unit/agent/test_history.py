@@ -1,0 +1,111 @@
+"""Histories: wrap, reset and gap; integration of power; the time at which a stepping counter had its value."""
+
+import random
+
+import pytest
+from builders import counter_history, device
+from joulebook.history import DeviceHistory, History
+from joulebook.meters import Reading
+from joulebook.rows import Component, Method
+
+S = 1_000_000_000
+
+
+def test_a_wrap_keeps_the_energy_and_says_so():
+    # 100 W; the counter wraps at 1000 J: 950 J, then 50 J on.
+    history = counter_history([(0, 950_000_000), (S, 50_000_000)], wraps_at_microjoules=10**9, most_watts=300)
+    assert history.history.gained(0, 2 * S) == pytest.approx(100_000_000, rel=0.001)
+    assert history.notes_in(0, 2 * S) == ["counter wrapped"]
+
+
+def test_a_reset_is_a_gap_and_not_an_energy():
+    history = counter_history([(0, 950_000_000), (S, 50_000_000), (2 * S, 150_000_000)])
+    assert history.history.gained(0, 3 * S) == pytest.approx(100_000_000, rel=0.001)
+    assert len(history.history.known(0, 3 * S)) == 1
+    assert "reset" in history.notes_in(0, 3 * S)[0]
+
+
+def test_power_is_integrated_by_trapezoids():
+    # 100 W rising to 300 W over 2 s: mean 200 W, 400 J.
+    history = DeviceHistory(device(Component.GPU, Method.INTEGRATED), "sim", S)
+    for at, watts in ((0, 100), (S, 200), (2 * S, 300)):
+        history.add(Reading("g", at, power_milliwatts=watts * 1000))
+    assert history.history.gained(0, 2 * S) == 400_000_000
+    # Each read 100 W above the one before, 1 s apart: two jumps of 100 J, sqrt(2 * 100^2 / 12) J.
+    assert history.integration_u(0, 2 * S) == pytest.approx((2 * 100e6**2 / 12) ** 0.5)
+
+
+def test_a_window_mean_belongs_to_the_time_before_its_reading():
+    history = DeviceHistory(device(Component.GPU, Method.INTEGRATED, averaged=True), "sim", S)
+    for at, watts in ((0, 100), (S, 200), (2 * S, 300)):
+        history.add(Reading("g", at, power_milliwatts=watts * 1000))
+    assert history.history.gained(0, 2 * S) == 500_000_000
+
+
+def test_power_is_not_integrated_across_a_silence():
+    history = DeviceHistory(device(Component.GPU, Method.INTEGRATED), "sim", S)
+    for at in (0, S, 8 * S, 9 * S):
+        history.add(Reading("g", at, power_milliwatts=100_000))
+    assert history.history.gained(0, 10 * S) == 200_000_000
+    assert history.notes_in(0, 10 * S) == ["power was not read: energy is missing"]
+
+
+def test_a_stepping_counter_is_placed_where_it_stepped():
+    """150 W, a counter that moves every 100 ms, read at 1 Hz with a burst of reads around two marks 10 s apart."""
+    step, watts = 100_000_000, 150
+    errors_ms = []
+    for seed in range(200):
+        rng = random.Random(seed)
+        first = 10**12 + rng.randrange(S)
+        start = first + rng.randrange(20, 900) * 1_000_000
+        end = start + 10 * S + rng.randrange(S)
+        reads = {first + k * step // 4 for k in range(6)}
+        for mark in (start, end):
+            reads |= {mark + 1_000_000 + k * step // 4 for k in range(6)}
+        reads |= {first + k * S for k in range(1, 14)}
+        history = DeviceHistory(device(Component.GPU, step_ns=step, most_watts=700), "sim", S)
+        for at in sorted(reads):
+            history.add(Reading("g", at, energy_microjoules=at // step * step * watts // 1000))
+        gained = history.history.gained(start, end) / 1e6
+        errors_ms.append((gained / watts - (end - start) / S) * 1000)
+    # An update is seen within a quarter of a step: the error of an edge is within +-12.5 ms, rarely a whole lag.
+    within = sum(abs(error) <= 26 for error in errors_ms) / len(errors_ms)
+    assert within > 0.9
+    assert max(abs(error) for error in errors_ms) <= 100
+    assert abs(sum(errors_ms) / len(errors_ms)) < 10
+
+
+def test_an_absence_is_claimed_whole_and_labelled():
+    history = DeviceHistory(device(), "sim", S)
+    history.resume(Reading("d", 10 * S, energy_microjoules=5_000_000), now_ns=30 * S)
+    history.add(Reading("d", 30 * S, energy_microjoules=2_005_000_000))
+    assert history.history.gained(10 * S, 30 * S) == pytest.approx(2_000_000_000, rel=0.001)
+    assert history.observed(10 * S, 20 * S) == 0.0
+    assert history.observed(25 * S, 35 * S) == 0.5
+    assert history.observed(30 * S, 40 * S) == 1.0
+
+
+def test_the_raw_value_at_an_edge_resumes_to_the_same_total():
+    # 500 J gained across the wrap at 1000 J: at the middle the counter stood at 900 + 250 - 1000 J.
+    readings = [(0, 900_000_000), (S, 400_000_000)]
+    history = counter_history(readings, wraps_at_microjoules=10**9, most_watts=600)
+    assert history.raw_at(S // 2) == pytest.approx(150_000_000, rel=0.01)
+    assert counter_history([(0, 1)]).raw_at(0) == 1
+
+
+def test_forgetting_keeps_what_later_spans_need():
+    history = History()
+    for t in range(0, 100, 10):
+        history.add(t, t * 5)
+    history.forget(55)
+    assert history.gained(55, 90) == 175
+    assert history.segments[0].times[0] == 50
+
+
+def test_knots_never_go_back():
+    history = History()
+    history.add(10, 100)
+    history.add(10, 200)
+    history.add(9, 300)
+    history.add(20, 50)
+    assert history.segments[0].values == [100, 100]

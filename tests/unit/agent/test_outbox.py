@@ -1,0 +1,107 @@
+"""The outbox: one transaction or nothing, order within an incarnation, forgotten only when acknowledged."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from builders import counter_history
+from joulebook.binding import Machine, measure
+from joulebook.clock import Offset
+from joulebook.history import History
+from joulebook.outbox import Outbox
+from joulebook.rows import Mark
+
+S = 1_000_000_000
+
+
+def mark(n):
+    return Mark("r", "m", "b", 1, "log", 1, 1, 1, n)
+
+
+def some_measurement():
+    history = counter_history([(0, 0), (S, 100_000_000)])
+    return measure(Machine("m", "b", History(), S), [history], [], 0, S // 2, Offset(10**18))[0]
+
+
+def test_rows_come_out_in_order_and_as_they_went_in(tmp_path):
+    outbox = Outbox(tmp_path / "o.sqlite", writer=True)
+    row = some_measurement()
+    assert outbox.write(final=[mark(1), row]) == [1, 2]
+    assert outbox.write(final=[mark(2)]) == [3]
+    (batch,) = Outbox(tmp_path / "o.sqlite", writer=False).batches()
+    assert [r.seq for r in batch.rows] == [1, 2, 3]
+    assert [r.body for r in batch.rows] == [mark(1), row, mark(2)]
+    assert (batch.agent_id, batch.incarnation) == (outbox.agent_id, outbox.incarnation)
+
+
+def test_open_rows_are_replaced_dropped_and_finished(tmp_path):
+    outbox = Outbox(tmp_path / "o.sqlite", writer=True)
+    outbox.write(open_rows={"a": mark(1), "b": mark(2), "c": mark(3)})
+    outbox.write(drop=["a"], open_rows={"b": mark(22)})
+    assert outbox.open_rows() == {"b": mark(22), "c": mark(3)}
+    assert outbox.write(finish=[("b", mark(222))]) == [1]
+    assert outbox.open_rows() == {"c": mark(3)}
+    assert outbox.depth() == 1
+
+
+def test_a_new_writer_is_a_new_incarnation_and_old_rows_keep_theirs(tmp_path):
+    first = Outbox(tmp_path / "o.sqlite", writer=True)
+    first.write(final=[mark(1)])
+    second = Outbox(tmp_path / "o.sqlite", writer=True)
+    assert second.agent_id == first.agent_id
+    second.write(final=[mark(2)])
+    assert [(b.incarnation, b.first_seq) for b in second.batches()] == [(first.incarnation, 1), (second.incarnation, 1)]
+
+
+def test_acknowledged_rows_are_forgotten_and_no_others(tmp_path):
+    outbox = Outbox(tmp_path / "o.sqlite", writer=True)
+    outbox.write(final=[mark(n) for n in range(1, 6)])
+    outbox.acknowledge(outbox.incarnation, 3)
+    assert [r.seq for b in outbox.batches() for r in b.rows] == [4, 5]
+    assert outbox.write(final=[mark(6)]) == [6]
+
+
+def test_batches_are_contiguous_and_bounded(tmp_path):
+    outbox = Outbox(tmp_path / "o.sqlite", writer=True)
+    outbox.write(final=[mark(n) for n in range(25)])
+    assert [(b.first_seq, b.last_seq) for b in outbox.batches(limit=10)] == [(1, 10), (11, 20), (21, 25)]
+
+
+def test_only_a_writer_writes(tmp_path):
+    with pytest.raises(ValueError, match="drain"):
+        Outbox(tmp_path / "o.sqlite", writer=False).write(final=[mark(1)])
+
+
+def test_the_file_is_its_owners_alone(tmp_path):
+    Outbox(tmp_path / "o.sqlite", writer=True)
+    assert (tmp_path / "o.sqlite").stat().st_mode & 0o777 == 0o600
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from joulebook.outbox import Outbox
+from joulebook.rows import Mark
+outbox = Outbox(Path(sys.argv[1]), writer=True)
+n = 0
+while True:
+    outbox.write(final=[Mark("r", "m", "b", 1, "log", 1, 1, 1, n + i) for i in range(3)])
+    n += 3
+    print(n, flush=True)
+"""
+
+
+def test_a_kill_loses_no_written_row_and_leaves_no_half_transaction(tmp_path):
+    path = tmp_path / "o.sqlite"
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+    told = [int(writer.stdout.readline()) for _ in range(20)]
+    os.kill(writer.pid, signal.SIGKILL)
+    told += [int(word) for word in writer.stdout.read().split()]
+    writer.wait()
+    writer.stdout.close()
+    numbers = [r.body.n for b in Outbox(path, writer=False).batches() for r in b.rows]
+    assert numbers == list(range(len(numbers)))
+    assert len(numbers) >= told[-1]
+    assert len(numbers) % 3 == 0

@@ -1,0 +1,116 @@
+"""What marks make of a run: labels, status, its end, and who has the last word."""
+
+import pytest
+from builders import line
+from joulebook.rows import Labels, Status, Technique
+from joulebook.runs import RunBook, mark_row, merged
+
+
+def book_of(*marks):
+    book = RunBook("m", "b")
+    for key, mark in marks:
+        book.take(key, mark)
+    return book
+
+
+def join(n, at, run="r", **values):
+    return line("join", n, at, run=run, **values)
+
+
+def leave(n, at, run="r", status="ok", **values):
+    return line("leave", n, at, run=run, status=status, **values)
+
+
+def test_a_run_of_one_process():
+    run = book_of(("a", join(1, 5000)), ("a", leave(2, 9000))).runs["r"].run
+    assert (run.status, run.started_ns, run.ended_ns) == (Status.OK, 5000, 9000)
+
+
+def test_a_run_lasts_until_its_last_process_left():
+    book = book_of(("a", join(1, 5000)), ("b", join(1, 6000)), ("a", leave(2, 7000)))
+    assert book.open_ids() == ["r"]
+    book.take("b", leave(2, 8000))
+    assert book.runs["r"].run.ended_ns == 8000
+    assert book.open_ids() == []
+
+
+@pytest.mark.parametrize(
+    ("statuses", "whole"), [(["ok", "ok"], "ok"), (["ok", "failed"], "failed"), (["failed", "ok"], "failed")]
+)
+def test_one_failed_process_fails_the_run(statuses, whole):
+    book = book_of(("a", join(1, 1)), ("b", join(1, 1)))
+    for key, status in zip("ab", statuses, strict=True):
+        book.take(key, leave(2, 2, status=status))
+    assert book.runs["r"].run.status == whole
+
+
+def test_a_process_that_dies_interrupts_the_run():
+    book = book_of(("a", join(1, 1)))
+    book.died("a", 500, 5)
+    run = book.runs["r"].run
+    assert (run.status, run.ended_ns) == (Status.INTERRUPTED, 500)
+    assert "killed or lost" in run.reason
+
+
+def test_a_process_that_only_marks_phases_just_ends():
+    book = book_of(("a", join(1, 1)))
+    book.died("a", 500, 5, lost=False)
+    assert (book.runs["r"].run.status, book.runs["r"].run.reason) == (Status.OK, "")
+
+
+def test_what_the_launcher_waited_for_is_its_to_judge():
+    book = book_of(("l", join(1, 1, role="launcher")), ("l", line("start", 2, 100, run="r")), ("a", join(1, 200)))
+    book.died("a", 300, 3)
+    book.take("l", leave(3, 400, exit_code=0))
+    assert (book.runs["r"].run.status, book.runs["r"].run.reason) == (Status.OK, "")
+
+
+def test_a_run_that_was_not_metered_throughout_is_interrupted_even_if_the_job_ended_well():
+    book = book_of(("a", join(1, 1)))
+    book.runs["r"].interrupt("the agent was gone for a part of it")
+    book.take("a", leave(2, 9))
+    assert book.runs["r"].run.status is Status.INTERRUPTED
+
+
+def test_the_launcher_has_the_last_word():
+    book = book_of(
+        ("l", join(1, 1, role="launcher")),
+        ("l", line("start", 2, 100, run="r")),
+        ("a", join(1, 200)),
+        ("a", leave(2, 300, status="failed")),
+    )
+    assert book.open_ids() == ["r"]
+    book.take("l", leave(3, 400, status="ok", exit_code=0))
+    run = book.runs["r"].run
+    assert (run.status, run.exit_code, run.started_ns, run.ended_ns) == (Status.OK, 0, 100, 400)
+
+
+def test_a_second_process_after_the_first_reopens_a_run_without_launcher():
+    book = book_of(("a", join(1, 1)), ("a", leave(2, 2)), ("b", join(1, 5)))
+    assert book.open_ids() == ["r"]
+    book.take("b", leave(2, 9))
+    assert book.runs["r"].run.ended_ns == 9
+
+
+def test_labels_of_later_processes_fill_what_is_empty_and_change_nothing_else():
+    labels = merged(Labels(study="s", seed=1), {"study": "other", "arm": "int8", "seed": 2})
+    assert labels == Labels(study="s", seed=1, arm="int8")
+    told = {"techniques": [{"name": "int8", "parameters": {"bits": 8}}]}
+    assert merged(Labels(), told).techniques == (Technique("int8", {"bits": 8}),)
+    assert merged(Labels(study="s"), {"no such label": 1}) == Labels(study="s")
+
+
+def test_a_child_names_its_parent_and_the_root_is_the_outermost_open_run():
+    book = book_of(("a", join(1, 1)), ("a", join(2, 2, run="r.c", parent="r")))
+    assert book.runs["r.c"].run.labels.parent_run_id == "r"
+    assert book.root_of("r.c") == "r"
+    book.take("a", leave(3, 3, run="r.c"))
+    assert book.runs["r.c"].run.status is Status.OK
+    assert book.open_ids() == ["r"]
+
+
+def test_a_mark_whose_values_are_no_numbers_is_no_row():
+    assert mark_row(line("log", 1, 1, quality={"accuracy": "high"}), "r", "m", "b", 1, None) is None
+    row = mark_row(line("log", 1, 1, samples=64, quality={"accuracy": 0.9}), "r", "m", "b", 1, None)
+    assert row is not None
+    assert (row.samples, row.quality) == (64, {"accuracy": 0.9})
