@@ -208,11 +208,13 @@ def report(study: Demo) -> None:
 
 def farewell(folder: Path) -> str:
     """Where the report is and how to go on."""
+    here = Path(sys.executable).parent
+    path = "" if shutil.which("joulebook") else f"\n  export PATH={here}:$PATH"
     return f"""
 The report as one page: {folder / "report.html"}
 Its numbers:            {folder / "report.json"}
 
-How to go on:
+How to go on:{path}
   export JOULEBOOK_HOME={folder / "home"}
   joulebook report run last            one run: phases, interval, conservation
   joulebook run -- python train.py     your own command (without that export: in your own book)

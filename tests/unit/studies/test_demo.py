@@ -2,8 +2,10 @@
 
 import fcntl
 import os
+import sys
 import tomllib
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 from joulebook.errors import BadInput, JoulebookError
@@ -81,6 +83,15 @@ def test_a_failed_run_ends_the_demo_with_its_last_words(tmp_path):
     with pytest.raises(JoulebookError, match=r"the run int8, seed 0 failed: .+") as caught:
         demo.run_one(study, Planned(entry_of("int8"), 0))
     assert caught.value.remedy.endswith("int8-seed0.log")
+
+
+def test_the_farewell_names_the_program_where_the_shell_would_not_find_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    told = demo.farewell(tmp_path)
+    assert f"export PATH={Path(sys.executable).parent}:$PATH" in told
+    assert f"export JOULEBOOK_HOME={tmp_path / 'home'}" in told
+    (tmp_path / "joulebook").touch(mode=0o755)
+    assert "export PATH" not in demo.farewell(tmp_path)
 
 
 @pytest.mark.parametrize(
