@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from joulebook.rows import Policy, Status
 from joulebook.summary import interval_of, phase_name
@@ -15,13 +16,16 @@ from joulebook_reports.quality import final_quality, samples_in
 PER_IMAGES = 10_000
 """Inference energy is given per this many samples."""
 
+USING: Final = ("eval", "inference")
+"""Phases that use a model; a run that inherits it pays for the making, not for another's use."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
     """One compared run in joules.
 
-    marginal: own and child runs' energy.  full: marginal and that of the runs it inherits, each
-    counted once.  other: marginal under each other policy.  inference_per_10k: joules of phase
+    marginal: own and child runs' energy.  full: marginal and what making the runs it inherits took,
+    each counted once.  other: marginal under each other policy.  inference_per_10k: joules of phase
     inference per 10,000 samples, None when it logged no samples.  u_interval: marginal at k = 2.
     """
 
@@ -66,7 +70,7 @@ def run_row(facts: RunFacts, study: StudyFacts, metric: str) -> RunRow:
     inherited = inherited_runs(facts, study)
     energy = facts.energy
     marginal = energy.total
-    full = marginal + sum(other.energy.total for other in inherited)
+    full = marginal + sum(making(other) for other in inherited)
     low, high = interval_of(marginal, energy.u_own / energy.own * marginal if energy.own else 0.0)
     return RunRow(
         run_id=facts.run.run_id,
@@ -81,6 +85,12 @@ def run_row(facts: RunFacts, study: StudyFacts, metric: str) -> RunRow:
         inference_per_10k=_inference_per_10k(facts),
         inherited=tuple(other.run.run_id for other in inherited),
     )
+
+
+def making(facts: RunFacts) -> int:
+    """Millijoules that made what a run leaves behind: all but its use, the phases eval and inference."""
+    used = sum(sum(facts.energy.phase.get(phase, {}).values()) for phase in USING)
+    return facts.energy.total - used
 
 
 def inherited_runs(facts: RunFacts, study: StudyFacts) -> list[RunFacts]:

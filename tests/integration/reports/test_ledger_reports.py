@@ -128,7 +128,7 @@ def test_study_compares_and_leaves_out(home: Home) -> None:
     assert [(arm["arm"], arm["n"]) for arm in doc["arms"]] == [("baseline", 3), ("int8", 3), ("snapshot", 3)]
     assert doc["left_out"] == [{"run_id": "r-baseline-9", "arm": "baseline", "reason": "failed: exit code 1"}]
     assert doc["policy"] == "reserved"
-    assert "int8: costs 11.7 % more" in report("study", "example")
+    assert "int8: saves 10.5 %" in report("study", "example")
 
 
 def test_page_is_written_and_holds_no_script(home: Home, tmp_path: Path) -> None:
