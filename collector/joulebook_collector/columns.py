@@ -54,11 +54,14 @@ def record_of(body: Body) -> Record:
     """The row as columns. Raises BadInput when a value does not fit its column."""
     kind = kind_of(body)
     maker, columns = _MAKERS[kind]
-    values = _fitted(kind, columns, maker(body))
-    shares: tuple[Values, ...] = ()
-    if isinstance(body, Measurement):
-        shares = tuple(_fitted("share", SHARE, _share_values(i, share)) for i, share in enumerate(body.shares))
-    return Record(kind, values, shares, digest_of(kind, values, shares))
+    try:
+        values = _fitted(kind, columns, maker(body))
+        shares: tuple[Values, ...] = ()
+        if isinstance(body, Measurement):
+            shares = tuple(_fitted("share", SHARE, _share_values(i, share)) for i, share in enumerate(body.shares))
+        return Record(kind, values, shares, digest_of(kind, values, shares))
+    except (TypeError, OverflowError, UnicodeEncodeError) as error:
+        raise BadInput(f"a {kind} row cannot be written as JSON: {error}", "send JSON types in UTF-8") from error
 
 
 def digest_of(kind: str, values: Sequence[Any], shares: Sequence[Sequence[Any]]) -> str:
@@ -209,7 +212,7 @@ def _whole(kind: str, name: str, value: Any) -> int:
 
 def _real(kind: str, name: str, value: Any) -> float:
     if type(value) in (float, int) and math.isfinite(value):
-        return float(value)
+        return float(value) + 0.0  # no negative zero: it would be another text with the same value
     raise BadInput(f"{name} of a {kind} row is {value!r}", "give a finite number")
 
 

@@ -528,10 +528,15 @@ def _refuse_newer(path: Path) -> None:
 
 
 def insert_columns(db: duckdb.DuckDBPyConnection, table: str, kinds: Sequence[str], rows: Sequence[DuckValues]) -> None:
-    """Insert by column: DuckDB takes lists a hundred times faster than row after row."""
-    lists = [list(column) for column in zip(*rows, strict=True)]
-    places = ", ".join(f"unnest(?::{kind}[])" for kind in kinds)
-    db.execute(f"insert into {table} select {places}", lists)
+    """Insert by column, as one JSON text: hundreds of times faster than row after row, and exact.
+
+    Lists as parameters are as fast on DuckDB 2 and 300 times slower on 1.5.
+    """
+    by_name = {f"c{i}": column for i, column in enumerate(zip(*rows, strict=True))}
+    shape = json.dumps({f"c{i}": [kind.upper()] for i, kind in enumerate(kinds)})
+    picks = ", ".join(f"unnest(j.{name})" for name in by_name)
+    text = columns.as_text(by_name)
+    db.execute(f"insert into {table} select {picks} from (select from_json(?::json, '{shape}') as j) as t", [text])  # noqa: S608
 
 
 def _names(kinds: Sequence[tuple[str, str]], prefix: str = "") -> str:

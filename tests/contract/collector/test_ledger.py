@@ -10,6 +10,8 @@ from dataclasses import replace
 
 import duckdb
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from joulebook.errors import BadInput, LedgerError
 from joulebook.rows import Batch, Mark, Reassignment, Row, Share, ShareKind, Status, Weights
 from joulebook_collector import schema
@@ -106,6 +108,7 @@ def test_a_mark_that_came_under_two_places_counts_once(ledger):
         ({"started_at_us": "yesterday"}, "started_at_us"),
         ({"energy_millijoules": 2**70}, "energy_millijoules"),
         ({"u_common": True}, "u_common"),
+        ({"note": "\ud800"}, "JSON"),
     ],
 )
 def test_a_value_that_fits_no_column_is_quarantined_alone(ledger, change, reason):
@@ -121,6 +124,25 @@ def test_a_value_that_fits_no_column_is_quarantined_alone(ledger, change, reason
 def test_a_malformed_batch_is_refused(ledger, seqs):
     with pytest.raises(BadInput):
         ledger.ingest(Batch("a", "i", tuple(Row(seq, a_measurement(seq, seq + 1)) for seq in seqs)))
+
+
+@given(
+    st.floats(0, 1e300),
+    st.floats(0, 1e6, allow_subnormal=True),
+    st.integers(0, 2**62),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_value_is_stored_exactly(tmp_path, u, cpu_seconds, energy, note):
+    measurement = a_measurement(0, 1, energy, u_common=u, u_indep=-0.0, note=note)
+    share = replace(measurement.shares[0], weights=Weights(cpu_seconds=cpu_seconds))
+    measurement = replace(measurement, shares=(share, measurement.shares[1]))
+    path = tmp_path / "exact.duckdb"
+    with Ledger.open(path) as ledger:
+        ledger.ingest(a_batch([measurement]))
+        assert ledger.measurements() == [measurement]
+        assert verify(ledger).conservation.measured == energy
+    path.unlink()
 
 
 def test_the_newest_version_of_a_run_counts_and_older_ones_stay_known(ledger):
