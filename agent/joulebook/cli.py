@@ -37,12 +37,9 @@ class Verbs(click.Group):
             try:
                 command: click.Command = entry.load()
             except ModuleNotFoundError as error:
-                extra = NEEDS.get(cmd_name)
-                if extra is None:
+                if cmd_name not in NEEDS:
                     raise
-                raise JoulebookError(
-                    f"{cmd_name} needs {error.name}, which is not installed", f"pip install 'joulebook[{extra}]'"
-                ) from error
+                raise not_installed(cmd_name, error) from error
             return command
         return None
 
@@ -75,8 +72,15 @@ def cli(ctx: click.Context, debug: bool) -> None:
     ctx.obj = {"debug": debug}
 
 
+def not_installed(verb: str, error: ModuleNotFoundError) -> JoulebookError:
+    """What to say when a verb's packages are missing: the extra that brings them."""
+    cause = f"{verb} needs {error.name}, which is not installed"
+    return JoulebookError(cause, f"pip install 'joulebook[{NEEDS[verb]}]'")
+
+
 def main() -> None:
     """Entry point of the program."""
+    verb = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     try:
         status = cli.main(standalone_mode=False)  # a verb's ctx.exit(N) comes back as N
     except click.ClickException as error:
@@ -87,9 +91,14 @@ def main() -> None:
     except JoulebookError as error:
         if "--debug" in sys.argv[1:3]:
             raise
-        verb = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
         print(error.lines(verb), file=sys.stderr)
         sys.exit(error.exit_status)
+    except ModuleNotFoundError as error:
+        if verb not in NEEDS or "--debug" in sys.argv[1:3]:
+            raise
+        missing = not_installed(verb, error)
+        print(missing.lines(verb), file=sys.stderr)
+        sys.exit(missing.exit_status)
     except BrokenPipeError:
         sys.exit(141)
     sys.exit(status if isinstance(status, int) else 0)

@@ -257,8 +257,9 @@ def _never_in_the_way() -> Iterator[None]:
         yield
     except JoulebookError as error:
         _say(f"no summary: {error.cause}\n  try: {error.remedy}")
-    except (OSError, ValueError) as error:
-        _say(f"no summary: {error}")
+    except Exception as error:  # noqa: BLE001  the command has ended: its status is passed on, whatever fails in here
+        _say(f"no summary: {type(error).__name__}: {error}")
+        _say("  try: joulebook --debug report run")
 
 
 def _conclude(launcher: Launcher, *, quiet: bool, json_file: Path | None) -> None:
@@ -280,10 +281,9 @@ def summary_document(home: Home, run_id: str) -> dict[str, Any]:
     """The run's documented object: priced where joulebook[reports] is installed, joules alone in a bare install."""
     for entry in entry_points(group=SUMMARY_GROUP):
         try:
-            priced = entry.load()
+            found: dict[str, Any] = entry.load()(run_id)
         except ModuleNotFoundError:
-            continue
-        found: dict[str, Any] = priced(run_id)
+            continue  # the upper floors' packages are not installed: the bare install's own words
         return found
     return energy_document(home, run_id)
 

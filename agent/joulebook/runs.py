@@ -10,7 +10,6 @@ from joulebook.errors import BadInput
 from joulebook.marks import Line
 from joulebook.rows import Labels, Mark, Run, Status, labels_from_wire
 
-
 LOST: Final = "a process of it was killed or lost before it ended"
 
 

@@ -432,8 +432,9 @@ class Sampler:
                     self.devices[device_id].resume(Reading(device_id, saved["edge"], energy_microjoules=raw), now)
             if any(history.absent_until for history in self.devices.values()):
                 self.edge = saved["edge"]
-                self.processes.machine.add(saved["edge"], saved["machine_cpu"])
-                self._left_cpu = saved["cpu"]
+                self._left_cpu = saved.get("cpu", {})  # a state of an older version holds none
+                if "machine_cpu" in saved:
+                    self.processes.machine.add(saved["edge"], saved["machine_cpu"])
         self.read_marks()
         self._bury_leftovers(unended, saved.get("edge", 0) if same_boot else None)
 
