@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from joulebook.clock import Offset
@@ -231,25 +231,42 @@ def _too_short(history: DeviceHistory, sample_ns: int, parties: Sequence[Party],
 
 
 def reassign(old: Sequence[Share], new: Sequence[Share]) -> list[tuple[int, Share, Share]]:
-    """Moves (millijoules, from, to) that turn the old shares of a measurement into the new ones. Both sum alike."""
+    """Moves (millijoules, from, to) that turn the old shares of a measurement into the new ones. Both sum alike.
+
+    The weights of ``to`` are those that move with the millijoules, so that a later split finds them there.
+    """
     had = {_key(share): share for share in old}
     wants = {_key(share): share for share in new}
-    change = {
-        key: (wants[key].millijoules if key in wants else 0) - (had[key].millijoules if key in had else 0)
-        for key in sorted(had.keys() | wants.keys())
-    }
+    keys = sorted(had.keys() | wants.keys())
+    change = {key: _millijoules(wants.get(key)) - _millijoules(had.get(key)) for key in keys}
     left = {key: -delta for key, delta in change.items() if delta < 0}
     moves = []
     for key, delta in change.items():
+        gained = _gained(had.get(key), wants[key]) if delta > 0 else Weights()
         while delta > 0:
             giver = next(iter(left))
             amount = min(delta, left[giver])
-            moves.append((amount, had[giver], wants[key]))
+            moves.append((amount, had[giver], replace(wants[key], weights=gained)))
+            gained = Weights()
             delta -= amount
             left[giver] -= amount
             if not left[giver]:
                 del left[giver]
     return moves
+
+
+def _millijoules(share: Share | None) -> int:
+    return 0 if share is None else share.millijoules
+
+
+def _gained(old: Share | None, new: Share) -> Weights:
+    """Weights that a share has now and had not before, none below 0."""
+    before = Weights() if old is None else old.weights
+    return Weights(
+        max(0.0, new.weights.cpu_seconds - before.cpu_seconds),
+        max(0.0, new.weights.sm_seconds - before.sm_seconds),
+        max(0.0, new.weights.reserved_fraction - before.reserved_fraction),
+    )
 
 
 def _key(share: Share) -> str:

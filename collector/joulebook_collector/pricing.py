@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -26,21 +26,27 @@ FINEST_SLOT_US: Final = 5 * 60 * 1_000_000
 
 
 def slot_energies(
-    run: Run, measurements: Iterable[Measurement], policy: Policy | None = None, slot_us: int = US_PER_HOUR
+    run: Run,
+    measurements: Iterable[Measurement],
+    policy: Policy | None = None,
+    slot_us: int = US_PER_HOUR,
+    moved: Mapping[str, Sequence[int]] | None = None,
 ) -> list[SlotEnergy]:
     """The run's own shares, cut at the edges of pricing slots; their sum is the shares' sum exactly.
 
     policy: None keeps the shares as written, else they are split again from their weights.
-    slot_us: length of a slot, > 0 microseconds; slots start at its multiples in UTC.  A span is
-    uniform within.  Sorted by slot, machine, component, phase and member.
+    slot_us: length of a slot, > 0 microseconds; slots start at its multiples in UTC.  moved: machine ->
+    when it came to another site (moves_of): a slot starts there too, so that no slot has two sites.
+    A span is uniform within.  Sorted by slot, machine, component, phase and member.
     """
     slots: dict[tuple[int, str, Component, str, str | None], int] = defaultdict(int)
     for m in measurements:
         mine = [share for share in shares_under(m, policy) if share.run_id == run.run_id and share.millijoules]
         if not mine:
             continue
-        cuts = grid_cuts(m.started_at_us, m.ended_at_us, slot_us)
-        starts = [m.started_at_us // slot_us * slot_us, *cuts]
+        edges = (moved or {}).get(m.machine_id, ())
+        cuts = _cuts(m, slot_us, edges)
+        starts = [_slot_start(m.started_at_us, slot_us, edges), *cuts]
         for share in mine:
             parts = cut(share.millijoules, m.started_at_us, m.ended_at_us, cuts)
             for start, part in zip(starts, parts, strict=True):
@@ -50,6 +56,28 @@ def slot_energies(
         for (start, machine, component, phase, member), energy in sorted(slots.items(), key=_slot_order)
         if energy
     ]
+
+
+def _cuts(m: Measurement, slot_us: int, edges: Sequence[int]) -> list[int]:
+    inside = [edge for edge in edges if m.started_at_us < edge < m.ended_at_us]
+    return sorted({*grid_cuts(m.started_at_us, m.ended_at_us, slot_us), *inside})
+
+
+def _slot_start(at_us: int, slot_us: int, edges: Sequence[int]) -> int:
+    start = at_us // slot_us * slot_us
+    return max((edge for edge in edges if start < edge <= at_us), default=start)
+
+
+def moves_of(ledger: Ledger, as_of_us: int | None = None) -> dict[str, list[int]]:
+    """machine -> instants (UTC microseconds, ascending) from which it stood at a site, as known at T."""
+    rows = ledger.query(
+        "select distinct machine_id, from_us from site_assignment where known_at_us <= ? order by machine_id, from_us",
+        [ledger.as_of(as_of_us)],
+    )
+    moved: dict[str, list[int]] = defaultdict(list)
+    for machine_id, from_us in rows:
+        moved[machine_id].append(from_us)
+    return dict(moved)
 
 
 def shares_under(measurement: Measurement, policy: Policy | None) -> Sequence[Share]:

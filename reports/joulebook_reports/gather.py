@@ -14,7 +14,7 @@ from joulebook.summary import run_energy
 from joulebook_collector.conservation import BookCheck, verify
 from joulebook_collector.ledger import Ledger
 from joulebook_collector.priced import PricedSlot, Site
-from joulebook_collector.pricing import price, slot_energies, slot_step_us
+from joulebook_collector.pricing import moves_of, price, slot_energies, slot_step_us
 from joulebook_collector.restate import Restatement, restatements
 from joulebook_collector.sites import read_sites
 from joulebook_collector.take import take_outboxes
@@ -115,7 +115,8 @@ def gather_study(ledger: Ledger, name: str, as_of_us: int, policy: Policy | None
 def _priced(
     ledger: Ledger, run: Run, measurements: Sequence[Measurement], policy: Policy, step_us: int, as_of_us: int
 ) -> list[PricedSlot]:
-    return price(ledger, slot_energies(run, measurements, policy, step_us), as_of_us)
+    slots = slot_energies(run, measurements, policy, step_us, moves_of(ledger, as_of_us))
+    return price(ledger, slots, as_of_us)
 
 
 def _study_policy(ledger: Ledger, runs: Sequence[Run], as_of_us: int) -> Policy:

@@ -6,7 +6,7 @@ from joulebook.units import US_PER_HOUR
 from joulebook_collector.factors import NewFactor, add_factors, find_series, year_period_us
 from joulebook_collector.ledger import Ledger
 from joulebook_collector.priced import SlotEnergy
-from joulebook_collector.pricing import price, slot_energies
+from joulebook_collector.pricing import moves_of, price, slot_energies
 from joulebook_collector.restate import restatements
 from joulebook_collector.shipped import year_us
 from joulebook_collector.sites import add_site, assign
@@ -58,6 +58,23 @@ def test_emissions_follow_the_hours_and_not_the_mean(ledger):
     assert [s.energy_millijoules for s in slots] == [2 * KWH, KWH]
     # 2 kWh x 100 + 1 kWh x 500 = 700 g; by the mean of 300 it would be 900 g.
     assert sum(p.emissions_g for p in price(ledger, slots)) == pytest.approx(700)
+
+
+def test_a_machine_that_moves_within_an_hour_is_priced_where_it_stood(ledger):
+    add_site(ledger, "a", pue=1.0, pue_source="meter", zone="DE")
+    add_site(ledger, "b", pue=2.0, pue_source="meter", zone="DE")
+    hourly(ledger, "DE", START_US, 100.0)
+    measurement = a_measurement(0, 3600, 4 * KWH)
+    assign(ledger, measurement.machine_id, "a", START_US)
+    assign(ledger, measurement.machine_id, "b", START_US + US_PER_HOUR // 4)
+    slots = slot_energies(a_run(end_s=3600), [measurement], moved=moves_of(ledger))
+    assert [s.energy_millijoules for s in slots] == [KWH, 3 * KWH]
+    priced = price(ledger, slots)
+    # A quarter at PUE 1, the rest at PUE 2: 1 kWh x 100 g and 3 kWh x 2 x 100 g.
+    assert [(p.site_id, round(p.emissions_g, 6)) for p in priced] == [("a", 100), ("b", 600)]
+    # A run that begins after the move, in the same hour, is at the new site from its first second.
+    later = slot_energies(a_run(end_s=1200), [a_measurement(1000, 1200, KWH)], moved=moves_of(ledger))
+    assert [p.site_id for p in price(ledger, later)] == ["b"]
 
 
 def test_the_local_site_has_neither_pue_nor_zone(ledger):
