@@ -83,15 +83,25 @@ class MarksFolder:
             file = self.files.get(name)
             if file is None:
                 file = MarksFile(name, MarksReader(self.home.marks / name))
+            damage = len(file.reader.corrupt)
             lines = file.read()
             if file.machine_id and file.machine_id != self.machine_id:
                 self._foreign.add(name)
                 continue
+            if not file.run_id and file.reader.corrupt:
+                self._introduce_by_name(file)
             if name not in self.files and file.run_id:
                 self.files[name] = file
                 self._watch(file)
-            if lines and name in self.files:
+            if name in self.files and (lines or len(file.reader.corrupt) > damage):
                 yield file, lines
+
+    def _introduce_by_name(self, file: MarksFile) -> None:
+        """A file whose first line is damaged still names its run and its process in its own name."""
+        run_id, _, rest = file.key.removesuffix(SUFFIX).rpartition(".")[0].rpartition(".")
+        if run_id and rest.isdigit():
+            file.run_id, file.pid = run_id, int(rest)
+            file.machine_id, file.boot_id = self.machine_id, self.boot_id
 
     def _watch(self, file: MarksFile) -> None:
         stat = read_stat(self.proc, file.pid)

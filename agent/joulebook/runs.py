@@ -10,6 +10,8 @@ from joulebook.errors import BadInput
 from joulebook.marks import Line
 from joulebook.rows import Labels, Mark, Run, Status, labels_from_wire
 
+UNREADABLE: Final = "has unreadable lines"
+"""Part of the note of a run whose marks file is damaged; reports fail on it after they have printed."""
 LOST: Final = "a process of it was killed or lost before it ended"
 
 

@@ -23,7 +23,7 @@ from joulebook.outbox import Outbox
 from joulebook.processes import Actor, ProcessTable
 from joulebook.record import start_of_run_record
 from joulebook.rows import NO_PHASE, Body, Component, Measurement, Method, Reassignment, Run, from_wire, to_wire
-from joulebook.runs import RunBook, RunState, mark_row
+from joulebook.runs import UNREADABLE, RunBook, RunState, mark_row
 from joulebook.settings import SPAN_SECONDS, Settings
 from joulebook.spans import grid_cuts
 from joulebook.split import split
@@ -34,6 +34,8 @@ SETTLE_NS: Final = 1_100_000_000
 REMEMBER_NS: Final = 600 * NS_PER_SECOND
 """How long final measurements can still be reassigned."""
 LONGEST_SPAN_NS: Final = 60 * NS_PER_SECOND
+EDGE_JITTER_US: Final = 1000
+"""Distance within which two sightings of a grid instant are the same one, microseconds."""
 LEAST_QUICK_NS: Final = 100_000_000
 """Instant power is read at most this often."""
 PENDING_ROWS: Final = 50_000
@@ -170,7 +172,7 @@ class Sampler:
         for file, lines in self.folder.read():
             any_new = True
             self._follow(file, lines)
-            earliest = min(line.at_ns for line in lines)
+            earliest = min((line.at_ns for line in lines), default=self.edge)
             if earliest < self.edge and file.boot_id == self.boot_id:
                 late = earliest if late is None else min(late, earliest)
         for file in self.folder.newly_gone():
@@ -179,9 +181,18 @@ class Sampler:
         for file in list(self.folder.files.values()):
             if file.gone and file.timeline.open:
                 self._bury(file)
+        self._note_damage()
         if late is not None:
             self._rebind(late)
         return any_new
+
+    def _note_damage(self) -> None:
+        """Runs whose marks files have unreadable lines say so, once they are known."""
+        for file in self.folder.files.values():
+            state = self.book.runs.get(file.run_id)
+            if file.reader.corrupt and state is not None:
+                numbers = ", ".join(str(n) for n in file.reader.corrupt[:5])
+                state.note(f"marks file {file.key} {UNREADABLE} ({numbers}): their marks are missing")
 
     def _follow(self, file: MarksFile, lines: Sequence[Line]) -> None:
         was_open = set(self.book.open_ids())
@@ -190,10 +201,7 @@ class Sampler:
             self.book.take(file.key, line)
             if line.n > shipped:
                 self._ship_mark(file, line)
-        self.folder.offsets[file.key] = max(shipped, max(line.n for line in lines))
-        if file.reader.corrupt and (state := self.book.runs.get(file.run_id)) is not None:
-            numbers = ", ".join(str(n) for n in file.reader.corrupt[:5])
-            state.note(f"marks file {file.key} has unreadable lines ({numbers}): their marks are missing")
+        self.folder.offsets[file.key] = max(line.n for line in lines) if lines else shipped
         if not file.gone and file.key not in self.processes.actors and file.timeline.times:
             actor = Actor(file.key, file.run_id, file.pid, file.launcher)
             if file.key in self._left_cpu:  # an earlier agent knew it: its CPU time goes on from there
@@ -251,7 +259,8 @@ class Sampler:
         """The next instant of the span grid (whole multiples of the span in UTC, so hours are never crossed)."""
         offset = clock_offset()
         step = SPAN_SECONDS * US_PER_SECOND
-        return offset.boot_ns((offset.utc_us(self.edge) // step + 1) * step)
+        # The clocks' offset jitters: an edge that was closed a moment ago must not come up again a moment later.
+        return offset.boot_ns(((offset.utc_us(self.edge) + EDGE_JITTER_US) // step + 1) * step)
 
     def close_spans(self, now: int, *, force: bool = False) -> bool:
         """Close every span whose end is past and known. True when any was."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from joulebook.errors import JoulebookError
+from joulebook.runs import UNREADABLE
 
 if TYPE_CHECKING:
     from joulebook.rows import Policy
@@ -72,6 +73,7 @@ def run_report(
         return run_page(document, power_traces(facts))
 
     _write(document, _form(form, as_json), html, page, "run")
+    _fail_on_damage(facts.run.notes)
 
 
 @report.command("study")
@@ -117,6 +119,13 @@ def study_report(
         return study_page(document)
 
     _write(document, _form(form, as_json), html, page, "study")
+
+
+def _fail_on_damage(notes: Sequence[str]) -> None:
+    """The report is out; that marks were unreadable must not pass unseen by a script."""
+    damaged = next((note for note in notes if UNREADABLE in note), None)
+    if damaged is not None:
+        raise JoulebookError(damaged, "look at the file in marks/corrupt: its other marks count, and its joules too")
 
 
 def dumped(document: dict[str, Any]) -> str:
