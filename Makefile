@@ -12,7 +12,7 @@ STUDY = --seeds 5 --members 4 --control --out out/study
 
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
-SOURCES = agent collector reports studies tests $(wildcard bench)
+SOURCES = agent collector reports studies tests bench tools
 
 .DEFAULT_GOAL = help
 .PHONY: help demo study test check bench soak clean

@@ -1,6 +1,6 @@
 """How agent/joulebook/data/cpu_power.csv was made: the rows of a larger table that give power per thread.
 
-    python bench/make_cpu_table.py LARGE.csv > agent/joulebook/data/cpu_power.csv
+    python tools/make_cpu_table.py LARGE.csv > agent/joulebook/data/cpu_power.csv
 
 Kept: rows with a vendor, a TDP that is no estimate and a core count, without which no power per thread follows; of two
 rows whose names are read alike (joulebook.cpus.plain_name) the one that states its threads.
