@@ -2,7 +2,7 @@
 
     python bench/marks.py
 
-CPU microseconds per call, the best of seven rounds; the ratio to the floor of the same round carries over to other machines.
+CPU microseconds per call, best of seven rounds. The ratio to the floor of the same run carries over to other machines.
 """
 
 import os

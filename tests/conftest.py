@@ -75,13 +75,22 @@ class Bench:
         return wait_for(lambda: [s["pid"] for s in self.statuses() if is_alive(s["pid"])], what="an agent")[0]
 
     def rows(self) -> list:
-        """Every final row that waits in the outbox."""
-        bodies = []
+        """Every final row: those that a summary took into the ledger, then those that wait in the outbox."""
+        bodies = self.taken() if self.home.ledger.exists() else []
         for path in self.home.outboxes.glob("*.sqlite"):
             outbox = Outbox(path, writer=False)
             bodies += [row.body for batch in outbox.batches() for row in batch.rows]
             outbox.close()
         return bodies
+
+    def taken(self) -> list:
+        """What the ledger holds of runs, marks and measurements."""
+        from joulebook_collector.ledger import Ledger
+
+        with Ledger.open(self.home.ledger) as ledger:
+            now = ledger.latest_known_us()
+            runs = ledger.runs(now)
+            return [*runs, *ledger.marks([run.run_id for run in runs], now), *ledger.measurements(now)]
 
     def runs(self) -> dict[str, Run]:
         """The newest version of every run, by id."""

@@ -215,7 +215,7 @@ def serve(home: Home, until_idle_seconds: float | None) -> bool:
             stack.callback(meter.close)
         for refusal in refused:
             print(refusal.error.lines("agent"), file=sys.stderr)
-        outbox = Outbox(outbox_path(home, machine), writer=True)
+        outbox = Outbox(outbox_path(home, machine), writer=True, most_bytes=settings.outbox_bytes)
         stack.callback(outbox.close)
         boot = boot_id()
         folder = MarksFolder(home, roots.proc, machine, boot)

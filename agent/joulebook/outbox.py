@@ -17,6 +17,8 @@ from typing import Any
 from joulebook.rows import Batch, Body, Row, from_wire, to_wire
 
 BATCH_ROWS = 1000
+MOST_BYTES = 1 << 30
+"""Size that an outbox does not exceed on disk, when not set otherwise."""
 
 _SCHEMA = """
 create table if not exists open (key text primary key, body text not null) without rowid;
@@ -34,15 +36,18 @@ class Outbox:
     """Rows of one agent on disk. Not for use by several threads.
 
     agent_id: a lasting random id of this outbox.  incarnation: a fresh random id for every
-    writer; None when opened only to drain.
+    writer; None when opened only to drain.  most_bytes: size on disk that a writer does not exceed;
+    past it the disk "refuses" until rows are acknowledged.
     """
 
-    def __init__(self, path: Path, *, writer: bool) -> None:
+    def __init__(self, path: Path, *, writer: bool, most_bytes: int = MOST_BYTES) -> None:
         self.path = path
         self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None)
         path.chmod(0o600)
         self._db.execute("pragma journal_mode = wal")
         self._db.execute("pragma synchronous = full")
+        page_bytes = self._db.execute("pragma page_size").fetchone()[0]
+        self._db.execute(f"pragma max_page_count = {most_bytes // page_bytes}")
         self._db.executescript(_SCHEMA)
         with self._transaction():
             self._db.execute("insert or ignore into state values ('agent_id', ?)", (secrets.token_hex(8),))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from joulebook.errors import BadInput
+from joulebook.outbox import MOST_BYTES
 from joulebook.rows import Policy
 from joulebook.units import NS_PER_SECOND
 
@@ -16,26 +17,30 @@ SPAN_SECONDS = 4
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """sample_ns: time between reads.  grace_ns: how long shares stay open for late marks."""
+    """sample_ns: time between reads.  grace_ns: how long shares stay open for late marks.  outbox_bytes: its bound."""
 
     sample_ns: int = NS_PER_SECOND
     grace_ns: int = 30 * NS_PER_SECOND
     policy: Policy = Policy.RESERVED
+    outbox_bytes: int = MOST_BYTES
 
 
 def settings_from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings that the variables give. Raises BadInput on a value that cannot be."""
-    sample = _seconds(environ, "JOULEBOOK_SAMPLE_SECONDS", 1.0, least=0.05, most=SPAN_SECONDS)
-    grace = _seconds(environ, "JOULEBOOK_GRACE_SECONDS", 30.0, least=0.0, most=3600.0)
+    sample = _number(environ, "JOULEBOOK_SAMPLE_SECONDS", 1.0, least=0.05, most=SPAN_SECONDS)
+    grace = _number(environ, "JOULEBOOK_GRACE_SECONDS", 30.0, least=0.0, most=3600.0)
+    outbox_mib = _number(environ, "JOULEBOOK_OUTBOX_MIB", MOST_BYTES >> 20, least=1, most=1 << 20)
     name = environ.get("JOULEBOOK_POLICY", Policy.RESERVED)
     try:
         policy = Policy(name)
     except ValueError:
         raise BadInput(f"JOULEBOOK_POLICY is {name!r}", f"set it to one of {', '.join(Policy)}") from None
-    return Settings(round(sample * NS_PER_SECOND), round(grace * NS_PER_SECOND), policy)
+    return Settings(
+        round(sample * NS_PER_SECOND), round(grace * NS_PER_SECOND), policy, outbox_bytes=int(outbox_mib * (1 << 20))
+    )
 
 
-def _seconds(environ: Mapping[str, str], name: str, default: float, *, least: float, most: float) -> float:
+def _number(environ: Mapping[str, str], name: str, default: float, *, least: float, most: float) -> float:
     text = environ.get(name)
     if text is None:
         return default
@@ -44,5 +49,5 @@ def _seconds(environ: Mapping[str, str], name: str, default: float, *, least: fl
     except ValueError:
         value = -1.0
     if not least <= value <= most:
-        raise BadInput(f"{name} is {text!r}", f"set it to seconds from {least:g} to {most:g}")
+        raise BadInput(f"{name} is {text!r}", f"set it to a number from {least:g} to {most:g}")
     return value

@@ -71,10 +71,10 @@ def check_book(ledger: Ledger, as_of_us: int) -> BookCheck:
 
 
 def gather_run(ledger: Ledger, run: Run, as_of_us: int, policy: Policy | None = None) -> RunFacts:
-    """Everything known of the run at as_of_us.  policy: None is reserved, the book's default."""
-    chosen = policy or Policy.RESERVED
+    """Everything known of the run at as_of_us.  policy: None is the one that its shares were written under."""
     children = ledger.children(run.run_id, as_of_us)
     measurements = ledger.measurements(as_of_us, overlapping=[run, *children])
+    chosen = policy or _written_policy(run, measurements)
     ids = [child.run_id for child in children]
     step = slot_step_us(ledger, [run, *children], as_of_us)
     slots = _priced(ledger, run, measurements, chosen, step, as_of_us)
@@ -90,6 +90,12 @@ def gather_run(ledger: Ledger, run: Run, as_of_us: int, policy: Policy | None = 
         restated=_restated(ledger, run, slots, as_of_us),
         sites=_sites(ledger, slots, as_of_us),
     )
+
+
+def _written_policy(run: Run, measurements: Sequence[Measurement]) -> Policy:
+    """What the agent that wrote the run's shares was set to; reserved where nothing was written."""
+    written = (share.policy for m in measurements for share in m.shares if share.run_id == run.run_id)
+    return min(written, default=Policy.RESERVED)
 
 
 def gather_study(ledger: Ledger, name: str, as_of_us: int, policy: Policy | None = None) -> StudyFacts:

@@ -79,6 +79,24 @@ def test_the_file_is_its_owners_alone(tmp_path):
     assert (tmp_path / "o.sqlite").stat().st_mode & 0o777 == 0o600
 
 
+def test_a_full_outbox_refuses_whole_transactions_until_rows_are_acknowledged(tmp_path):
+    outbox = Outbox(tmp_path / "o.sqlite", writer=True, most_bytes=200_000)
+    written = 0
+
+    def write_hundred():
+        nonlocal written
+        outbox.write(final=[mark(n) for n in range(100)])
+        written += 100
+
+    with pytest.raises(OSError, match="full"):
+        for _ in iter(write_hundred, "never"):
+            pass
+    assert outbox.depth() == written
+    assert (tmp_path / "o.sqlite").stat().st_size <= 200_000
+    outbox.acknowledge(outbox.incarnation, written)
+    assert outbox.write(final=[mark(1)]) == [written + 1]
+
+
 WRITER = """
 import sys
 from pathlib import Path
