@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import wait_for
@@ -31,8 +32,9 @@ def start(simulated, seconds):
 
 
 def children_of(pid):
-    found = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
-    return [int(line.split()[0]) for line in found.stdout.splitlines() if "joulebook.phase" in line]
+    """Children of a process that are trainers, from what the kernel lists."""
+    pids = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [child for child in pids if b"joulebook.phase" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def open_rows(simulated):
