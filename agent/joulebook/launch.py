@@ -12,6 +12,8 @@ from joulebook.home import Home
 from joulebook.identity import machine_id
 from joulebook.lease import lease_is_held, log_path, read_status
 
+RESTART_SECONDS = 3.0
+"""Time that a started agent is given to take the lease before another is started."""
 IDLE_SECONDS = 8
 """An agent that was started for a run ends this long after the last run's end."""
 
@@ -22,7 +24,7 @@ def start_agent(home: Home) -> None:
     command = [sys.executable, "-m", "joulebook", "agent", "--until-idle", str(IDLE_SECONDS)]
     environ = {**os.environ, "JOULEBOOK_HOME": str(home.root)}
     with subprocess.Popen(
-        ["/bin/sh", "-c", 'exec 2>>"$0"; shift 0; "$@" &', str(log), *command],
+        ["/bin/sh", "-c", 'exec 2>>"$0"; "$@" &', str(log), *command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -43,30 +45,20 @@ def start_agent_quietly(home: Home) -> None:
         return
 
 
-def wait_until_metered(home: Home, run_id: str, seconds: float) -> dict[str, Any] | None:
-    """The agent's status once it meters the run; an agent is started as often as none lives. None after ``seconds``."""
+def wait_for_run(home: Home, run_id: str, state: str, seconds: float) -> dict[str, Any] | None:
+    """The agent's status once it says that the run is in ``state`` ("open", "closed"). None after ``seconds``.
+
+    An agent is started as often as none lives: to meter the run, or to finish what a dead one left.
+    """
+    machine = machine_id()
     deadline = time.monotonic() + seconds
-    started = 0.0
-    while time.monotonic() < deadline:
-        status = read_status(home, machine_id())
-        if status.get("runs", {}).get(run_id) == "open" and lease_is_held(home, machine_id()):
+    try_again_at = 0.0
+    while (now := time.monotonic()) < deadline:
+        status = read_status(home, machine)
+        if status.get("runs", {}).get(run_id) == state:
             return status
-        if time.monotonic() > started + 3.0 and not lease_is_held(home, machine_id()):
+        if now > try_again_at and not lease_is_held(home, machine):
             start_agent(home)
-            started = time.monotonic()
+            try_again_at = now + RESTART_SECONDS
         time.sleep(0.02)
     return None
-
-
-def wait_until_closed(home: Home, run_id: str, seconds: float) -> bool:
-    """True once the agent has written the run's last row. A dead agent is replaced, to finish what it left."""
-    deadline = time.monotonic() + seconds
-    started = 0.0
-    while time.monotonic() < deadline:
-        if read_status(home, machine_id()).get("runs", {}).get(run_id) == "closed":
-            return True
-        if time.monotonic() > started + 3.0 and not lease_is_held(home, machine_id()):
-            start_agent(home)
-            started = time.monotonic()
-        time.sleep(0.02)
-    return False

@@ -21,7 +21,7 @@ import click
 from joulebook.errors import JoulebookError
 from joulebook.home import Home, find_home
 from joulebook.identity import RUN_ID, boot_id, machine_id, new_run_id
-from joulebook.launch import start_agent_quietly, wait_until_closed, wait_until_metered
+from joulebook.launch import start_agent_quietly, wait_for_run
 from joulebook.lease import outbox_path
 from joulebook.marks import SUFFIX, MarksWriter, members
 from joulebook.outbox import Outbox
@@ -162,7 +162,7 @@ def _prepare(labels: dict[str, Any], command: tuple[str, ...]) -> Launcher | Non
     }
     marks.write("join", members(joined))
     try:
-        status = wait_until_metered(home, run_id, METER_SECONDS)
+        status = wait_for_run(home, run_id, "open", METER_SECONDS)
     except OSError:
         status = None
     return Launcher(home, run_id, marks, status)
@@ -265,7 +265,7 @@ def _never_in_the_way() -> Iterator[None]:
 def _conclude(launcher: Launcher, *, quiet: bool, json_file: Path | None) -> None:
     if launcher.status is None:
         return
-    if not wait_until_closed(launcher.home, launcher.run_id, CLOSE_SECONDS):
+    if wait_for_run(launcher.home, launcher.run_id, "closed", CLOSE_SECONDS) is None:
         _say(f"the agent has not closed the run: joulebook report run {launcher.run_id} later")
         return
     if quiet and json_file is None:
