@@ -14,10 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from joulebook.home import Home
 from joulebook.outbox import Outbox
 from joulebook.rows import Measurement, Run
 from joulebook.summary import RunEnergy, run_energy
+
+# No test is timed: the machine that runs it may be doing anything else.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 JOULEBOOK = [sys.executable, "-m", "joulebook"]
 

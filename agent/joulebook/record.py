@@ -22,6 +22,7 @@ def start_of_run_record(roots: Roots, pid: int, devices: Sequence[Device]) -> di
     """Hardware, limits, load, threads and code of a run's first process, as JSON types; unknown parts left out."""
     environ = _environ(roots.proc, pid)
     limits = cgroup_of(pid, roots)
+    gpus = [device for device in devices if device.component is Component.GPU]
     record: dict[str, Any] = {
         "cpu_model": _cpu_model(roots.proc),
         "cpus": limits.cpus,
@@ -31,7 +32,9 @@ def start_of_run_record(roots: Roots, pid: int, devices: Sequence[Device]) -> di
         "load_1min": os.getloadavg()[0],
         "threads": {name: environ[name] for name in THREAD_VARIABLES if name in environ},
         "meters": sorted({f"{device.component}: {device.method}" for device in devices}),
-        "gpus": [device.model for device in devices if device.component is Component.GPU],
+        "gpus": [device.model for device in gpus],
+        "gpu_drivers": sorted({device.driver for device in gpus if device.driver}),
+        "gpu_power_limits_watts": [device.limit_watts for device in gpus if device.limit_watts is not None],
         "visible_gpus": _visible(environ, devices),
         **_git(roots.proc, pid),
     }

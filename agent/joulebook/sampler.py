@@ -44,12 +44,13 @@ PENDING_ROWS: Final = 50_000
 
 @dataclass(slots=True)
 class _Closed:
-    """A closed span whose shares are still open. keys: its rows in the outbox."""
+    """A closed span whose shares are still open. rows: by their key in the outbox.  written: they are there alike."""
 
     start: int
     end: int
     offset: Offset
     rows: dict[str, Measurement]
+    written: bool = False
 
 
 @dataclass(slots=True)
@@ -342,6 +343,7 @@ class Sampler:
                 )
                 self._dropped_keys |= closed.rows.keys()
                 closed.rows = {f"{row.started_ns:020d}/{row.device_id}": row for row in rows}
+                closed.written = False
         for i, (seq, row) in enumerate(self._final):
             if row.ended_ns > since:
                 self._final[i] = (seq, self._reassigned(seq, row))
@@ -366,12 +368,12 @@ class Sampler:
         ripe = now - self.settings.grace_ns if finish_through is None else finish_through
         finishing = [closed for closed in self._open if closed.end <= ripe]
         finish = [(key, row) for closed in finishing for key, row in closed.rows.items()]
-        open_rows = {key: row for closed in self._open if closed.end > ripe for key, row in closed.rows.items()}
+        fresh = [closed for closed in self._open if closed.end > ripe and not closed.written]
         runs = [state for state in self.book.runs.values() if state.changed]
         try:
             seqs = self.outbox.write(
                 drop=self._dropped_keys,
-                open_rows=open_rows,
+                open_rows={key: row for closed in fresh for key, row in closed.rows.items()},
                 finish=finish,
                 final=[*self._pending, *(state.run for state in runs)],
                 state=self._state(),
@@ -381,6 +383,8 @@ class Sampler:
             return False
         self._dropped_keys = set()
         self._pending = []
+        for closed in fresh:
+            closed.written = True
         for state in runs:
             state.changed = False
         self._final.extend((seq, row) for seq, (_, row) in zip(seqs, finish, strict=False))

@@ -58,6 +58,7 @@ class Device:
     wraps_at_microjoules: where its counter returns to zero, None when it never does.
     averaged: power readings are the mean over the last step, not instants.
     parent: device_id of the device that contains this one, None for a leaf that stands alone.
+    model, driver, limit_watts: what a comparison must hold fixed; "" and None where the meter does not know.
     note: a label for every report ("unknown CPU").
     """
 
@@ -73,6 +74,8 @@ class Device:
     averaged: bool = False
     parent: str | None = None
     model: str = ""
+    driver: str = ""
+    limit_watts: float | None = None
     note: str = ""
 
 

@@ -185,6 +185,7 @@ def _board(pynvml: ModuleType, index: int) -> Board:
     mig = _ask(pynvml, pynvml.nvmlDeviceGetMigMode, handle)
     if mig and mig[0]:
         notes.append(MIG_NOTE)
+    enforced = _ask(pynvml, pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
     step_ns = COUNTER_STEP_NS if counted else AVERAGED_STEP_NS if averaged else INSTANT_STEP_NS
     return Board(
         handle,
@@ -199,6 +200,8 @@ def _board(pynvml: ModuleType, index: int) -> Board:
             most_watts=_most_watts(pynvml, handle),
             averaged=averaged,
             model=model,
+            driver=_text(_ask(pynvml, pynvml.nvmlSystemGetDriverVersion) or ""),
+            limit_watts=None if enforced is None else enforced / 1000,
             note="; ".join(notes),
         ),
     )
@@ -228,10 +231,10 @@ def _most_watts(pynvml: ModuleType, handle: Any) -> float:
     return LIMIT_MARGIN * most / 1000 if most else MOST_WATTS
 
 
-def _ask(pynvml: ModuleType, function: Callable[[Any], Any], handle: Any) -> Any:
-    """The answer to an optional question, None when the board has none."""
+def _ask(pynvml: ModuleType, function: Callable[..., Any], *handle: Any) -> Any:
+    """The answer to an optional question, to a board or to the whole system; None when there is none."""
     try:
-        return function(handle)
+        return function(*handle)
     except pynvml.NVMLError:
         return None
 
