@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from joulebook.errors import BadInput
 from joulebook.home import Home, find_home
 from joulebook.recover import recover
-from joulebook.rows import Measurement, Method, Policy, Run, ShareKind
+from joulebook.rows import Measurement, Method, Policy, Run
 from joulebook.summary import run_energy
 from joulebook_collector.conservation import BookCheck, verify
 from joulebook_collector.ledger import Ledger
@@ -101,15 +101,16 @@ def _written_policy(run: Run, measurements: Sequence[Measurement]) -> Policy:
 def gather_study(ledger: Ledger, name: str, as_of_us: int, policy: Policy | None = None) -> StudyFacts:
     """Every run of the study and every run whose cost they reuse.
 
-    policy: None is utilisation when some of the runs' energy is modelled, else reserved: on a
-    shared machine a model sees only who used it.
+    policy: None is utilisation when every joule behind the runs is modelled, else reserved. On a
+    shared machine a model sees only who used it; but by use a measured GPU that waits costs nobody
+    anything, so one measured joule keeps the study on reservation.
     """
     runs = ledger.runs(as_of_us, study=name)
     if not runs:
         known = sorted({run.labels.study for run in ledger.runs(as_of_us) if run.labels.study})
         raise BadInput(f"no run is labelled with study {name!r}", f"studies known: {', '.join(known) or 'none'}")
-    chosen = policy or _study_policy(ledger, runs, as_of_us)
     inherited = _inherited(ledger, runs, as_of_us)
+    chosen = policy or _study_policy(ledger, [*runs, *inherited], as_of_us)
     return StudyFacts(
         name=name,
         policy=chosen,
@@ -127,11 +128,10 @@ def _priced(
 
 def _study_policy(ledger: Ledger, runs: Sequence[Run], as_of_us: int) -> Policy:
     ids = {run.run_id for run in runs}
-    modelled = any(
-        m.method is Method.MODELLED and any(s.kind is ShareKind.RUN and s.run_id in ids for s in m.shares)
-        for m in ledger.measurements(as_of_us, run_ids=sorted(ids))
-    )
-    return Policy.UTILISATION if modelled else Policy.RESERVED
+    ids |= {child.run_id for run in runs for child in ledger.children(run.run_id, as_of_us)}
+    measurements = ledger.measurements(as_of_us, run_ids=sorted(ids))
+    methods = {m.method for m in measurements if m.energy_millijoules}
+    return Policy.UTILISATION if methods == {Method.MODELLED} else Policy.RESERVED
 
 
 def _inherited(ledger: Ledger, runs: Sequence[Run], as_of_us: int) -> list[Run]:

@@ -93,7 +93,7 @@ def study_document(study: StudyFacts, asked: Asked, as_of_us: int, book: BookChe
         "study": study.name,
         "as_of": iso_utc(as_of_us),
         "policy": str(study.policy),
-        "modelled_statement": _modelled_statement(compared),
+        "modelled_statement": _modelled_statement(compared, study.policy),
         "baseline": baseline.name,
         "quality_gate": _gate_json(gate),
         "phases": phase_names(rows),
@@ -296,11 +296,14 @@ def _gate_json(gate: Gate) -> dict[str, Any]:
     }
 
 
-def _modelled_statement(compared: Sequence[RunFacts]) -> str | None:
+def _modelled_statement(compared: Sequence[RunFacts], policy: Policy) -> str | None:
     if all(modelled_only(facts) for facts in compared):
         return MODELLED_FIRST_LINE
     parts = sorted({str(c) for facts in compared for c, m in facts.energy.method.items() if m is Method.MODELLED})
-    return f"part of the energy is modelled, not measured: {', '.join(parts)}" if parts else None
+    said = (
+        f"part of the energy is modelled, not measured: {', '.join(parts)}; all of it is divided under policy {policy}"
+    )
+    return said if parts else None
 
 
 def _why_unjudged(quality: Estimate | None, gate: Gate) -> str:

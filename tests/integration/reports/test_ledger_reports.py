@@ -14,6 +14,7 @@ from joulebook.cli import cli
 from joulebook.errors import BadInput, JoulebookError, LedgerError
 from joulebook.home import Home
 from joulebook.outbox import Outbox
+from joulebook.rows import Component, Labels, Measurement, Method, Policy, Run, Share, ShareKind, Status, Weights
 from joulebook_collector.factors import NewFactor, add_factors
 from joulebook_collector.ledger import Ledger
 from joulebook_collector.priced import SeriesKey
@@ -129,6 +130,52 @@ def test_study_compares_and_leaves_out(home: Home) -> None:
     assert doc["left_out"] == [{"run_id": "r-baseline-9", "arm": "baseline", "reason": "failed: exit code 1"}]
     assert doc["policy"] == "reserved"
     assert "int8: saves 10.5 %" in report("study", "example")
+
+
+@pytest.mark.parametrize(
+    ("modelled", "policy", "joules"), [(("dram",), "reserved", 24_000.0), (("dram", "gpu"), "utilisation", 0.0)]
+)
+def test_one_measured_joule_keeps_a_study_on_reservation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modelled: tuple[str, ...], policy: str, joules: float
+) -> None:
+    # A GPU of 200 W, reserved whole for 120 s and never used: 24,000 J by reservation, none by use.
+    monkeypatch.setenv("JOULEBOOK_HOME", str(tmp_path))
+    home = Home(tmp_path).make()
+    outbox = Outbox(home.outboxes / "m.sqlite", writer=True)
+    at_us, ns = YEAR_US[0], 120 * 10**9
+    run = Run("r", "m", "b", Status.OK, at_us, 0, Labels(study="s"), at_us + ns // 1000, ns)
+    stalled, used = Weights(0.0, 0.0, 1.0), Weights(60.0, 0.0, 1.0)
+    rows = []
+    for name, energy, weights in (("gpu", 24_000_000, stalled), ("dram", 1_000_000, used)):
+        mine = Share(ShareKind.RUN, energy, Policy.RESERVED, "r", weights=weights)
+        rest = Share(ShareKind.UNATTRIBUTED, 0, Policy.RESERVED)
+        method = Method.MODELLED if name in modelled else Method.COUNTER
+        rows.append(
+            Measurement(
+                "m",
+                "b",
+                name,
+                Component(name),
+                at_us,
+                at_us + ns // 1000,
+                0,
+                ns,
+                energy,
+                name,
+                method,
+                0.03,
+                name,
+                0.0,
+                1.0,
+                "agent",
+                (mine, rest),
+            )
+        )
+    outbox.write(final=[*rows, run])
+    outbox.close()
+    doc = json.loads(report("study", "s", "--json"))
+    assert doc["policy"] == policy
+    assert doc["runs"][0]["marginal_joules"] == pytest.approx(joules + 1000.0)
 
 
 def test_page_is_written_and_holds_no_script(home: Home, tmp_path: Path) -> None:

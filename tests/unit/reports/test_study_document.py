@@ -160,7 +160,9 @@ def test_modelled_studies_say_so_first() -> None:
         for s in (0, 1)
     ]
     assert documented(study_of(*runs))["modelled_statement"] == MODELLED_FIRST_LINE
-    assert documented(study_of(runs[0], run(1, 1.0)))["modelled_statement"].startswith("part of the energy is modelled")
+    assert documented(study_of(runs[0], run(1, 1.0)))["modelled_statement"] == (
+        "part of the energy is modelled, not measured: cpu, dram; all of it is divided under policy reserved"
+    )
 
 
 def test_meters_that_differ_do_not_cancel_their_gain() -> None:
