@@ -9,11 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 CONFIDENCE: Final = 0.95
 MINIMUM_PER_ARM: Final = 3
 """Runs per arm below which no claim is printed (METHODS 4.3)."""
+
+
+Claim = TypeVar("Claim")
+"""How a caller names what it tests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +92,11 @@ def pair_by_seed(baseline: Sequence[Sample], arm: Sequence[Sample]) -> list[tupl
     return [(left[seed], right[seed]) for seed in sorted(left)]
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """p values adjusted for the number of arms tested, by Holm's step-down (Holm 1979)."""
-    adjusted: dict[str, float] = {}
+def holm(p_values: Mapping[Claim, float]) -> dict[Claim, float]:
+    """p values adjusted for the number of claims tested, by Holm's step-down (Holm 1979)."""
+    adjusted: dict[Claim, float] = {}
     reached = 0.0
-    ordered = sorted(p_values.items(), key=lambda item: (item[1], item[0]))
+    ordered = sorted(p_values.items(), key=lambda item: (item[1], str(item[0])))
     for rank, (name, p) in enumerate(ordered):
         reached = max(reached, min(1.0, (len(ordered) - rank) * p))
         adjusted[name] = reached

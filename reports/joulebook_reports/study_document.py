@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from joulebook.errors import BadInput
 from joulebook.rows import Measurement, Method, Policy
@@ -32,7 +32,7 @@ from joulebook_reports.run_document import (
     totals_json,
     u_rel_of,
 )
-from joulebook_reports.verdicts import percent_change, verdict
+from joulebook_reports.verdicts import verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,19 +125,38 @@ def _baseline(arms: Sequence[Arm], named: str | None) -> Arm:
 
 def _arms_json(arms: Sequence[Arm], gate: Gate, reference: Reference) -> list[dict[str, Any]]:
     baseline = arms[0]
-    ratios = {arm.name: _ratio(baseline, arm, "full") for arm in arms[1:]}
-    adjusted = holm({name: r.p for name, r in ratios.items() if r is not None and r.p is not None})
+    ratios = {(arm.name, q): _ratio(baseline, arm, q) for arm in arms[1:] for q in CLAIMED}
+    adjusted = holm({claim: r.p for claim, r in ratios.items() if r is not None and r.p is not None})
+    claims = {claim: Claim(found, adjusted.get(claim)) for claim, found in ratios.items()}
     return [
         {
             **_own_figures(arm, reference),
             **(
-                _against(baseline, arm, ratios[arm.name], adjusted.get(arm.name), gate)
+                _against(baseline, arm, claims[arm.name, FULL], claims[arm.name, INFERENCE], gate)
                 if arm is not baseline
                 else _AS_BASELINE
             ),
         }
         for arm in arms
     ]
+
+
+FULL: Final = "full"
+INFERENCE: Final = "inference_per_10k"
+CLAIMED: Final = (FULL, INFERENCE)
+"""Fields of RunRow that a report makes claims of; Holm's adjustment is over all of them together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The ratio that a verdict rests on, None where there is none, and its p after Holm over the whole report."""
+
+    found: Estimate | None
+    p_holm: float | None
+
+    def as_json(self) -> dict[str, Any] | None:
+        """The estimate with what decides the verdict."""
+        return _estimate(self.found, self.p_holm)
 
 
 _AS_BASELINE: Mapping[str, Any] = {
@@ -175,31 +194,33 @@ def _own_figures(arm: Arm, reference: Reference) -> dict[str, Any]:
     }
 
 
-def _against(baseline: Arm, arm: Arm, found: Estimate | None, adjusted_p: float | None, gate: Gate) -> dict[str, Any]:
+def _against(baseline: Arm, arm: Arm, energy: Claim, inference: Claim, gate: Gate) -> dict[str, Any]:
     quality = _difference(baseline, arm, "quality")
     equal = (
         None if quality is None or gate.margin is None else not_inferior(quality, gate.margin, gate.higher_is_better)
     )
     differs = confounders(baseline.facts, arm.facts)
     observational = any(c.grave for c in differs)
-    words = verdict(
-        found,
-        adjusted_p,
-        equal,
-        "" if found else "an energy is zero",
-        _why_unjudged(quality, gate),
-        quality is not None and better(quality, gate.higher_is_better),
-    )
-    if any(row.inherited for row in arm.rows):
-        words += ", counting what it inherits"
-    inference = _ratio(baseline, arm, "inference_per_10k")
+    prefix = f"observational ({_named(differs)} differ): " if observational else ""
+
+    def judged(claim: Claim) -> str:
+        return prefix + verdict(
+            claim.found,
+            claim.p_holm,
+            equal,
+            "" if claim.found else "an energy is zero",
+            _why_unjudged(quality, gate),
+            quality is not None and better(quality, gate.higher_is_better),
+        )
+
+    inherits = any(row.inherited for row in arm.rows)
     return {
-        "verdict": f"observational ({_named(differs)} differ): {words}" if observational else words,
-        "energy_ratio": _estimate(found, adjusted_p),
+        "verdict": judged(energy) + (", counting what it inherits" if inherits else ""),
+        "energy_ratio": energy.as_json(),
         "marginal_ratio": _estimate(_ratio(baseline, arm, "marginal")),
         "ratios_under_other_policies": _other_policies(baseline, arm),
-        "inference_ratio": _estimate(inference),
-        "inference_verdict": _inference_words(inference),
+        "inference_ratio": inference.as_json(),
+        "inference_verdict": judged(inference) if inference.found else None,
         "quality_difference": _estimate(quality),
         "not_inferior": equal,
         "observational": observational,
@@ -312,16 +333,6 @@ def _why_unjudged(quality: Estimate | None, gate: Gate) -> str:
     if gate.margin is None:
         return "no margin was named"
     return "too few runs for an interval"
-
-
-def _inference_words(found: Estimate | None) -> str | None:
-    if found is None:
-        return None
-    if found.low is None or found.high is None:
-        return f"single run, no interval ({found.point:.3f} x the baseline)"
-    if found.low <= 1 <= found.high:
-        return f"no difference resolved: {(found.low - 1) * 100:+.1f} to {(found.high - 1) * 100:+.1f} %"
-    return percent_change(found)
 
 
 def _named(differs: Sequence[Confounder]) -> str:

@@ -94,6 +94,7 @@ _QUALITY_COLUMNS = (
     ("gate", "quality gate"),
     ("inference", "inference per 10,000"),
     ("inference_ratio", "ratio to baseline"),
+    ("inference_holm", "p (Holm)"),
 )
 
 

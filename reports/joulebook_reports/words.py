@@ -158,6 +158,7 @@ def _arm_cells(arm: Mapping[str, Any], doc: StudyDocument) -> dict[str, str]:
         "inference_verdict": arm["inference_verdict"] or NONE,
         "verdict": arm["verdict"],
         "holm": p_text(arm["energy_ratio"]),
+        "inference_holm": p_text(arm["inference_ratio"]),
     }
 
 

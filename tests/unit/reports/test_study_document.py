@@ -112,6 +112,25 @@ def test_inference_is_compared_per_ten_thousand() -> None:
     assert arm["inference_joules_per_10k"]["point"] == pytest.approx(phase / 15)
 
 
+def test_inference_claims_pass_the_same_guards() -> None:
+    runs = [*three(1.0), *three(0.8, "lean", accuracy=0.86)]
+    arm = arm_of(documented(study_of(*runs)), "lean")
+    assert arm["inference_verdict"] == "saves 20.0 % [20.0, 20.0] but quality not shown equal"
+    other = [with_record(facts, cpu_model="Other CPU") for facts in runs[3:]]
+    observed = arm_of(documented(study_of(*runs[:3], *other)), "lean")["inference_verdict"]
+    assert observed.startswith("observational (cpu_model differ): saves 20.0 %")
+    two = documented(study_of(*three(1.0)[:2], *three(0.8, "lean")[:2]))
+    assert arm_of(two, "lean")["inference_verdict"].startswith("needs 3 per arm for a claim, has 2")
+
+
+def test_holm_counts_every_claim_of_the_report() -> None:
+    # Two arms, each with a claim on energy and one on inference: the smallest p of four is multiplied by 4.
+    arms = documented(example_study())["arms"][1:]
+    claims = [arm[name] for arm in arms for name in ("energy_ratio", "inference_ratio")]
+    smallest = min(claims, key=lambda claim: claim["p"])
+    assert smallest["p_holm"] == pytest.approx(4 * smallest["p"])
+
+
 def test_emissions_are_on_one_reference() -> None:
     doc = documented(example_study())
     assert doc["reference"]["pue"] == pytest.approx(1.2)
