@@ -14,6 +14,11 @@ from joulebook_reports.facts import RunFacts
 HARDWARE: Final = re.compile(r"cpu|gpu|driver|power|thread|cores|cgroup|quota|memory|reserved|governor|meter")
 """Fields that decide joules whatever the technique: a difference makes the comparison observational."""
 
+PACKAGES: Final = "packages."
+"""Versions of the framework and its companions: they choose the kernels that run (METHODS 4.2)."""
+
+NOT_RECORDED: Final = "not recorded"
+
 BETWEEN_RUNS: Final = re.compile(
     r"(^|[._])(load|time|date|uptime|pid|host|hostname|free|available|boot|cwd|temperature)"
 )
@@ -44,22 +49,35 @@ def confounders(baseline: Sequence[RunFacts], arm: Sequence[RunFacts]) -> list[C
     return sorted(found, key=lambda c: (not c.grave, c.field))
 
 
+def why_observational(baseline: Sequence[RunFacts], arm: Sequence[RunFacts], differs: Sequence[Confounder]) -> str:
+    """Why the comparison is no experiment, in words; "" when nothing that decides joules is known to differ.
+
+    differs: from ``confounders``.  A run without a start-of-run record is not known to be like any other.
+    """
+    recorded = all(facts.run.record for facts in (*baseline, *arm))
+    graves = [c.field for c in differs if c.grave and (recorded or NOT_RECORDED not in f"{c.baseline} {c.arm}")]
+    more = f" and {len(graves) - 3} more" if len(graves) > 3 else ""
+    differ = f"{', '.join(graves[:3])}{more} differ" if graves else ""
+    return "; ".join(filter(None, ("" if recorded else "hardware not recorded", differ)))
+
+
 def busy_runs(runs: Iterable[RunFacts]) -> list[str]:
     """Runs that started on a machine with more to do than it has cores, in words."""
     return [words for words in map(_busy, runs) if words]
 
 
 def _fields(runs: Sequence[RunFacts]) -> dict[str, set[str]]:
-    values: dict[str, set[str]] = {}
-    for facts in runs:
-        for name, value in _watched(facts).items():
-            values.setdefault(name, set()).add(value)
-    return values
+    """Every field's values over the runs; a run that lacks one that another has is not known to share it."""
+    watched = [_watched(facts) for facts in runs]
+    names = {name for fields in watched for name in fields}
+    return {name: {fields.get(name, NOT_RECORDED) for fields in watched} for name in names}
 
 
 def _watched(facts: RunFacts) -> dict[str, str]:
     fields = {
-        name: str(value) for name, value in flat(facts.run.record).items() if not BETWEEN_RUNS.search(name.lower())
+        name: str(value)
+        for name, value in flat(facts.run.record).items()
+        if name.startswith(PACKAGES) or not BETWEEN_RUNS.search(name.lower())
     }
     fields["machine"] = facts.run.machine_id
     for component in Component:
@@ -84,11 +102,12 @@ def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _is_grave(name: str) -> bool:
-    return name in {"machine", "data hash"} or name.startswith("meter of") or bool(HARDWARE.search(name.lower()))
+    named = name in {"machine", "data hash"} or name.startswith(("meter of", PACKAGES))
+    return named or bool(HARDWARE.search(name.lower()))
 
 
 def _words(values: set[str] | None) -> str:
-    return " | ".join(sorted(map(_brief, values))) if values else "not recorded"
+    return " | ".join(sorted(map(_brief, values))) if values else NOT_RECORDED
 
 
 def _brief(value: str) -> str:

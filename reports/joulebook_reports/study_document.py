@@ -16,7 +16,7 @@ from joulebook_collector.conservation import BookCheck
 
 from joulebook_reports.arms import RunRow, phase_names, run_row, sort_runs
 from joulebook_reports.compare import Estimate, Sample, better, difference, holm, mean, not_inferior, ratio
-from joulebook_reports.confounding import Confounder, busy_runs, confounders
+from joulebook_reports.confounding import busy_runs, confounders, why_observational
 from joulebook_reports.facts import RunFacts, StudyFacts
 from joulebook_reports.quality import Gate, gate_for
 from joulebook_reports.reference import Reference, reference_of
@@ -200,8 +200,8 @@ def _against(baseline: Arm, arm: Arm, energy: Claim, inference: Claim, gate: Gat
         None if quality is None or gate.margin is None else not_inferior(quality, gate.margin, gate.higher_is_better)
     )
     differs = confounders(baseline.facts, arm.facts)
-    observational = any(c.grave for c in differs)
-    prefix = f"observational ({_named(differs)} differ): " if observational else ""
+    observational = why_observational(baseline.facts, arm.facts, differs)
+    prefix = f"observational ({observational}): " if observational else ""
 
     def judged(claim: Claim) -> str:
         return prefix + verdict(
@@ -223,7 +223,7 @@ def _against(baseline: Arm, arm: Arm, energy: Claim, inference: Claim, gate: Gat
         "inference_verdict": judged(inference) if inference.found else None,
         "quality_difference": _estimate(quality),
         "not_inferior": equal,
-        "observational": observational,
+        "observational": bool(observational),
         "differs_from_baseline": [
             {"field": c.field, "baseline": c.baseline, "arm": c.arm, "grave": c.grave} for c in differs
         ],
@@ -333,11 +333,6 @@ def _why_unjudged(quality: Estimate | None, gate: Gate) -> str:
     if gate.margin is None:
         return "no margin was named"
     return "too few runs for an interval"
-
-
-def _named(differs: Sequence[Confounder]) -> str:
-    graves = [c.field for c in differs if c.grave]
-    return ", ".join(graves[:3]) + (f" and {len(graves) - 3} more" if len(graves) > 3 else "")
 
 
 def _gain_statement(baseline: Arm, arm: Arm) -> str:

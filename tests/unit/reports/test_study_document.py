@@ -164,12 +164,57 @@ def test_other_hardware_makes_it_observational() -> None:
     }
 
 
-def test_other_packages_and_load_are_not_grave() -> None:
-    other = [with_record(f, packages={"torch": "2.14.0"}, load_1min=30.0) for f in three(0.8, "lean")]
+@pytest.mark.parametrize(
+    ("record", "field"),
+    [
+        ({"packages": {"torch": "2.14.0"}}, "packages.torch"),
+        ({"gpu_drivers": ["570.1"]}, "gpu_drivers"),
+        ({"gpu_power_limits_watts": [300.0]}, "gpu_power_limits_watts"),
+        ({"driver": "570.1"}, "driver"),
+        ({"power_limit_watts": 300.0}, "power_limit_watts"),
+    ],
+)
+def test_other_packages_drivers_and_power_limits_are_grave(record: dict[str, Any], field: str) -> None:
+    other = [with_record(f, **record) for f in three(0.8, "lean")]
+    arm = arm_of(documented(study_of(*three(1.0), *other)), "lean")
+    assert arm["verdict"].startswith(f"observational ({field} differ): saves 20.0 %")
+
+
+def test_one_run_that_lacks_a_field_is_not_known_to_share_it() -> None:
+    runs = [with_record(f, gpu_drivers=["570.1"]) for f in [*three(1.0), *three(0.8, "lean")]]
+    without = {k: v for k, v in runs[3].run.record.items() if k != "gpu_drivers"}
+    first = replace(runs[3], run=replace(runs[3].run, record=without))
+    arm = arm_of(documented(study_of(*runs[:3], first, *runs[4:])), "lean")
+    assert arm["differs_from_baseline"] == [
+        {"field": "gpu_drivers", "baseline": "['570.1']", "arm": "['570.1'] | not recorded", "grave": True}
+    ]
+
+
+def unrecorded(facts: RunFacts) -> RunFacts:
+    return replace(facts, run=replace(facts.run, record={}))
+
+
+@pytest.mark.parametrize("which", ["baseline", "arm", "both", "one run"])
+def test_unknown_hardware_is_not_equal_hardware(which: str) -> None:
+    left, right = three(1.0), three(0.8, "lean")
+    if which in ("baseline", "both"):
+        left = [unrecorded(facts) for facts in left]
+    if which in ("arm", "both"):
+        right = [unrecorded(facts) for facts in right]
+    if which == "one run":
+        right = [unrecorded(right[0]), *right[1:]]
+    arm = arm_of(documented(study_of(*left, *right)), "lean")
+    assert arm["observational"] is True
+    assert arm["verdict"].startswith("observational (hardware not recorded): saves 20.0 %")
+    assert arm["inference_verdict"].startswith("observational (hardware not recorded): saves 20.0 %")
+
+
+def test_the_commit_and_load_are_not_grave() -> None:
+    other = [with_record(f, git_commit="abc", load_1min=30.0) for f in three(0.8, "lean")]
     doc = documented(study_of(*three(1.0), *other))
     arm = arm_of(doc, "lean")
     assert arm["observational"] is False
-    assert [d["field"] for d in arm["differs_from_baseline"]] == ["packages.torch"]
+    assert [d["field"] for d in arm["differs_from_baseline"]] == ["git_commit"]
     assert doc["busy_runs"] == [f"lean-{seed}: load 30.0 on 16 cores at its start" for seed in range(3)]
 
 
