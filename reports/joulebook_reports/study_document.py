@@ -5,16 +5,17 @@ Every other form of a study report is drawn from this object, so they cannot dis
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from joulebook.errors import BadInput
-from joulebook.rows import Measurement, Method, Policy
+from joulebook.rows import Component, Measurement, Method, Policy
 from joulebook.summary import iso_utc
 from joulebook_collector.conservation import BookCheck
 
-from joulebook_reports.arms import RunRow, phase_names, run_row, sort_runs
+from joulebook_reports.arms import RunRow, inherited_runs, phase_names, run_row, sort_runs
 from joulebook_reports.compare import Estimate, Sample, better, difference, holm, mean, not_inferior, ratio
 from joulebook_reports.confounding import busy_runs, confounders, why_observational
 from joulebook_reports.facts import RunFacts, StudyFacts
@@ -47,11 +48,15 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One arm: its runs as read and as rows of numbers, in the same order."""
+    """One arm: its runs as read and as rows of numbers, in the same order.
+
+    inherited: the runs whose cost they reuse, once for each that does.
+    """
 
     name: str
     facts: tuple[RunFacts, ...]
     rows: tuple[RunRow, ...]
+    inherited: tuple[RunFacts, ...] = ()
 
     def samples(self, quantity: str) -> list[Sample] | None:
         """The runs' values of a field of RunRow; None when some run has none."""
@@ -79,7 +84,7 @@ def study_document(study: StudyFacts, asked: Asked, as_of_us: int, book: BookChe
         raise BadInput(
             f"study {study.name!r} has no run to compare ({reasons})", "label runs with --study and let one end"
         )
-    arms = [Arm(n, tuple(fs), tuple(run_row(f, study, asked.metric) for f in fs)) for n, fs in by_arm.items()]
+    arms = [_arm(name, runs, study, asked.metric) for name, runs in by_arm.items()]
     baseline = _baseline(arms, asked.baseline)
     arms = [baseline, *(arm for arm in arms if arm is not baseline)]
     rows = [row for arm in arms for row in arm.rows]
@@ -110,6 +115,11 @@ def study_document(study: StudyFacts, asked: Asked, as_of_us: int, book: BookChe
         "book": None if book is None else book_json(book),
         "conservation_statement": conservation_statement(conservation, len(measurements)),
     }
+
+
+def _arm(name: str, runs: Sequence[RunFacts], study: StudyFacts, metric: str) -> Arm:
+    inherited = tuple(other for facts in runs for other in inherited_runs(facts, study))
+    return Arm(name, tuple(runs), tuple(run_row(facts, study, metric) for facts in runs), inherited)
 
 
 def _baseline(arms: Sequence[Arm], named: str | None) -> Arm:
@@ -336,15 +346,44 @@ def _why_unjudged(quality: Estimate | None, gate: Gate) -> str:
 
 
 def _gain_statement(baseline: Arm, arm: Arm) -> str:
-    """Whether the meters' common gain error cancels in the ratio (METHODS 1.6)."""
-    left, right = _gain_keys(baseline), _gain_keys(arm)
-    if left == right:
-        return "both arms share the meter and device model: a common gain error cancels in the ratio"
-    return "the arms do not share meter and device model: their gain errors do not cancel, and no interval holds them"
+    """Whether the meters' common gain error cancels in the ratio (METHODS 1.6), said only on evidence.
+
+    Evidence is rows that the agent wrote, with one key per component, the same on both sides.
+    """
+    left, right = _behind(baseline), _behind(arm)
+    keys = _gain_keys(left)
+    shared = keys == _gain_keys(right) and all(len(of_component) == 1 for of_component in keys.values())
+    methods = {m.method for m in (*left, *right)}
+    if not (shared and all(m.source == "agent" for m in (*left, *right))):
+        return NOT_KNOWN_TO_CANCEL
+    if methods == {Method.MODELLED} and len({m.machine_id for m in left}) == 1:
+        return (
+            "both arms are modelled on the same machine: the model's gain is shared, its shape (power against load)"
+            " is not, and no interval holds that error"
+        )
+    if Method.MODELLED in methods:
+        return NOT_KNOWN_TO_CANCEL
+    return "both arms share one meter and device model per component: its gain error cancels in that component's ratio"
 
 
-def _gain_keys(arm: Arm) -> set[tuple[str, str]]:
-    return {(facts.run.machine_id, m.u_common_key) for facts in arm.facts for m in facts.measurements}
+NOT_KNOWN_TO_CANCEL: Final = "gain errors are not known to cancel in the ratio, and no interval holds them"
+
+
+def _behind(arm: Arm) -> list[Measurement]:
+    """The measurements of which the arm's runs, their children or the runs they inherit have a share."""
+    return [
+        m
+        for facts in (*arm.facts, *arm.inherited)
+        for m in facts.measurements
+        if any(share.run_id in {facts.run.run_id, *facts.energy.child} for share in m.shares)
+    ]
+
+
+def _gain_keys(measurements: Sequence[Measurement]) -> dict[Component, set[tuple[str, str]]]:
+    keys: dict[Component, set[tuple[str, str]]] = defaultdict(set)
+    for m in measurements:
+        keys[m.component].add((m.machine_id, m.u_common_key))
+    return keys
 
 
 def _all_measurements(study: StudyFacts) -> list[Measurement]:

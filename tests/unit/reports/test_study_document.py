@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from joulebook.errors import BadInput
-from joulebook.rows import Labels, Method, Policy, Status, Technique
+from joulebook.rows import Component, Labels, Method, Policy, Status, Technique
 from joulebook_reports.example import START_US, TRAINING, example_run, example_study
 from joulebook_reports.facts import RunFacts, StudyFacts
 from joulebook_reports.run_document import MODELLED_FIRST_LINE
@@ -229,9 +229,43 @@ def test_modelled_studies_say_so_first() -> None:
     )
 
 
+def with_rows(runs: list[RunFacts], component: Component, **values: Any) -> list[RunFacts]:
+    """The runs with these values on their measurements of the component."""
+    return [
+        replace(f, measurements=tuple(replace(m, **values) if m.component is component else m for m in f.measurements))
+        for f in runs
+    ]
+
+
+@pytest.mark.parametrize(
+    "values", [{"source": "import old.csv"}, {"method": Method.MODELLED}, {"u_common_key": "rapl/other"}]
+)
+def test_cancelling_is_said_only_of_what_the_agent_measured_alike(values: dict[str, Any]) -> None:
+    same = study_of(*three(1.0), *three(0.8, "lean"))
+    assert "its gain error cancels" in arm_of(documented(same), "lean")["gain_statement"]
+    odd = with_rows(three(0.8, "lean"), Component.DRAM, **values)
+    said = arm_of(documented(study_of(*three(1.0), *odd)), "lean")["gain_statement"]
+    assert said == "gain errors are not known to cancel in the ratio, and no interval holds them"
+
+
+def test_what_is_inherited_must_share_the_meter_too() -> None:
+    made = with_rows([run(9, 1.0, "made")], Component.GPU, u_common_key="nvml/older")[0]
+    heirs = three(0.8, "lean", inherits=(made.run.run_id,))
+    study = replace(study_of(*three(1.0), *heirs), inherited={made.run.run_id: made})
+    assert "not known to cancel" in arm_of(documented(study), "lean")["gain_statement"]
+
+
+def test_models_on_one_machine_share_their_gain_but_not_their_shape() -> None:
+    arms: list[RunFacts] = []
+    for runs in (three(1.0), three(0.8, "lean")):
+        for component in (Component.CPU, Component.DRAM, Component.GPU):
+            runs = with_rows(runs, component, method=Method.MODELLED, meter="model")
+        arms += runs
+    said = arm_of(documented(study_of(*arms)), "lean")["gain_statement"]
+    assert said.startswith("both arms are modelled on the same machine: the model's gain is shared, its shape")
+
+
 def test_meters_that_differ_do_not_cancel_their_gain() -> None:
-    same = arm_of(documented(study_of(*three(1.0), *three(0.8, "lean"))), "lean")
-    assert "cancels" in same["gain_statement"]
     modelled = [
         example_run(
             f"m{s}",
@@ -242,7 +276,7 @@ def test_meters_that_differ_do_not_cancel_their_gain() -> None:
         for s in range(3)
     ]
     other = arm_of(documented(study_of(*three(1.0), *modelled)), "m")
-    assert "do not cancel" in other["gain_statement"]
+    assert "not known to cancel" in other["gain_statement"]
     assert other["observational"] is True
 
 
