@@ -70,7 +70,7 @@ def run_row(facts: RunFacts, study: StudyFacts, metric: str) -> RunRow:
     inherited = inherited_runs(facts, study)
     energy = facts.energy
     marginal = energy.total
-    full = marginal + sum(making(other) for other in inherited)
+    full = marginal + sum(making(other, facts.run.run_id) for other in inherited)
     low, high = interval_of(marginal, energy.u_own / energy.own * marginal if energy.own else 0.0)
     return RunRow(
         run_id=facts.run.run_id,
@@ -87,14 +87,23 @@ def run_row(facts: RunFacts, study: StudyFacts, metric: str) -> RunRow:
     )
 
 
-def making(facts: RunFacts) -> int:
-    """Millijoules that made what a run leaves behind: all but its use, the phases eval and inference."""
+def making(facts: RunFacts, heir: str = "") -> int:
+    """Millijoules that made what a run leaves behind, the runs nested in it too: all but phases eval and inference.
+
+    heir: the run that inherits; where it is itself nested in this one, its own energy is not counted here.
+    """
+    nested = {run_id: energy for run_id, energy in facts.energy.child.items() if run_id != heir}
     used = sum(sum(facts.energy.phase.get(phase, {}).values()) for phase in USING)
-    return facts.energy.total - used
+    used += sum(facts.child_phases.get(run_id, {}).get(phase, 0) for run_id in nested for phase in USING)
+    return facts.energy.own + sum(nested.values()) - used
 
 
 def inherited_runs(facts: RunFacts, study: StudyFacts) -> list[RunFacts]:
-    """The runs whose cost this one reuses, theirs too, each once and never itself."""
+    """The runs whose cost this one reuses, theirs too, each once and never itself.
+
+    Left out are runs whose energy is in another's already: this run's own children, and those of a
+    run that it inherits too.
+    """
     known = {**study.inherited, **{other.run.run_id: other for other in study.runs}}
     seen = {facts.run.run_id}
     waiting = list(facts.run.labels.inherits)
@@ -106,7 +115,8 @@ def inherited_runs(facts: RunFacts, study: StudyFacts) -> list[RunFacts]:
         seen.add(run_id)
         found.append(known[run_id])
         waiting.extend(known[run_id].run.labels.inherits)
-    return found
+    nested = {run_id for other in (facts, *found) for run_id in other.energy.child}
+    return [other for other in found if other.run.run_id not in nested]
 
 
 def _order(facts: RunFacts) -> tuple[int, int, str]:

@@ -29,7 +29,8 @@ class RunFacts:
     """One run as known at one time.
 
     energies: under each policy, from the same measurements.  slots: priced under ``policy``, the run's
-    own; child_slots: those of the runs nested in it.  measurements: every one over the run's
+    own; child_slots: those of the runs nested in it.  child_phases: nested run -> phase -> millijoules,
+    under ``policy``.  measurements: every one over the run's
     span on its machines, whoever used it.  sites: those that priced it, by id.
     """
 
@@ -39,6 +40,7 @@ class RunFacts:
     measurements: tuple[Measurement, ...] = ()
     marks: tuple[Mark, ...] = ()
     children: tuple[Run, ...] = ()
+    child_phases: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     slots: tuple[PricedSlot, ...] = ()
     child_slots: tuple[PricedSlot, ...] = ()
     restated: tuple[Restated, ...] = ()

@@ -85,11 +85,16 @@ def gather_run(ledger: Ledger, run: Run, as_of_us: int, policy: Policy | None = 
         measurements=tuple(measurements),
         marks=tuple(ledger.marks([run.run_id], as_of_us)),
         children=tuple(children),
+        child_phases={child.run_id: _phase_totals(child, measurements, chosen) for child in children},
         slots=tuple(slots),
         child_slots=tuple(s for c in children for s in _priced(ledger, c, measurements, chosen, step, as_of_us)),
         restated=_restated(ledger, run, slots, as_of_us),
         sites=_sites(ledger, slots, as_of_us),
     )
+
+
+def _phase_totals(run: Run, measurements: Sequence[Measurement], policy: Policy) -> dict[str, int]:
+    return {phase: sum(parts.values()) for phase, parts in run_energy(run, measurements, policy).phase.items()}
 
 
 def _written_policy(run: Run, measurements: Sequence[Measurement]) -> Policy:

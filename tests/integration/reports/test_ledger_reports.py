@@ -19,7 +19,7 @@ from joulebook_collector.factors import NewFactor, add_factors
 from joulebook_collector.ledger import Ledger
 from joulebook_collector.priced import SeriesKey
 from joulebook_collector.sites import add_site, assign
-from joulebook_reports.example import example_study
+from joulebook_reports.example import START_US, example_run, example_study
 from joulebook_reports.hook import priced_summary
 
 SERIES = SeriesKey("XX")
@@ -176,6 +176,22 @@ def test_one_measured_joule_keeps_a_study_on_reservation(
     doc = json.loads(report("study", "s", "--json"))
     assert doc["policy"] == policy
     assert doc["runs"][0]["marginal_joules"] == pytest.approx(joules + 1000.0)
+
+
+def test_phases_of_nested_runs_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOULEBOOK_HOME", str(tmp_path))
+    home = Home(tmp_path).make()
+    outbox = Outbox(home.outboxes / "m.sqlite", writer=True)
+    parent = example_run("p", Labels(study="s", arm="p"))
+    child = example_run("c", Labels(study="s", parent_run_id="p"), start_us=START_US + 10**9)
+    heir = example_run("h", Labels(study="s", inherits=("p", "c")), start_us=START_US + 2 * 10**9)
+    for facts in (parent, child, heir):
+        outbox.write(final=[*facts.measurements, *facts.marks, facts.run])
+    outbox.close()
+    row = next(r for r in json.loads(report("study", "s", "--json"))["runs"] if r["run_id"] == "h")
+    # parent, child and heir drew the same: the heir pays for itself and for two makings
+    made = row["marginal_joules"] - row["phases_joules"]["eval"] - row["phases_joules"]["inference"]
+    assert row["full_joules"] == pytest.approx(row["marginal_joules"] + 2 * made, abs=0.01)
 
 
 def test_page_is_written_and_holds_no_script(home: Home, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from joulebook.errors import BadInput
 from joulebook.rows import Component, Labels, Method, Policy, Status, Technique
+from joulebook.summary import run_energy
 from joulebook_reports.example import START_US, TRAINING, example_run, example_study
 from joulebook_reports.facts import RunFacts, StudyFacts
 from joulebook_reports.run_document import MODELLED_FIRST_LINE
@@ -86,6 +87,46 @@ def test_a_chain_of_inheritance_counts_each_run_once() -> None:
     used = sum(rows[arm]["phases_joules"].get(p, 0.0) for arm in ("baseline", "b") for p in ("eval", "inference"))
     assert used > 0
     assert rows["b + c"]["full_joules"] == pytest.approx(whole - used)
+
+
+def holding(parent: RunFacts, child: RunFacts) -> RunFacts:
+    """The parent with the child nested in it."""
+    both, ids = (*parent.measurements, *child.measurements), [child.run.run_id]
+    phases = {phase: sum(parts.values()) for phase, parts in child.energy.phase.items()}
+    return replace(
+        parent,
+        energies={p: run_energy(parent.run, both, p, ids) for p in Policy},
+        measurements=both,
+        children=(child.run,),
+        child_phases={child.run.run_id: phases},
+    )
+
+
+@pytest.mark.parametrize("listed", [("base-0",), ("base-0", "base-1"), ("base-1", "base-0")])
+def test_nested_runs_are_inherited_once_and_without_their_use(listed: tuple[str, ...]) -> None:
+    child = run(1, 0.5)
+    parent = holding(run(0, 1.0), child)
+    heir = run(0, 0.2, "b", inherits=listed)
+    study = replace(study_of(heir), inherited={"base-0": parent, "base-1": child})
+    row = documented(study, baseline="b")["runs"][0]
+    made = sum(
+        sum(sum(parts.values()) for phase, parts in f.energy.phase.items() if phase in ("setup", "train")) / 1000
+        for f in (run(0, 1.0), child)
+    )
+    assert row["inherits"] == ["base-0"]
+    assert row["full_joules"] == pytest.approx(heir.energy.own / 1000 + made)
+
+
+def test_a_runs_own_child_and_a_parent_that_holds_the_heir_are_not_counted_twice() -> None:
+    child = run(1, 0.5)
+    heir = holding(run(0, 0.2, "b", inherits=("base-1",)), child)
+    row = documented(replace(study_of(heir), inherited={"base-1": child}), baseline="b")["runs"][0]
+    assert row["full_joules"] == row["marginal_joules"]
+    nested = run(0, 0.2, "b", inherits=("base-0",))
+    parent = run(0, 1.0)
+    made = sum(sum(parent.energy.phase[phase].values()) for phase in ("setup", "train")) / 1000
+    row = documented(replace(study_of(nested), inherited={"base-0": holding(parent, nested)}), baseline="b")["runs"][0]
+    assert row["full_joules"] == pytest.approx(nested.energy.own / 1000 + made)
 
 
 def test_an_inherited_run_that_is_not_known_leaves_the_heir_out() -> None:
