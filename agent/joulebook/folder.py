@@ -16,7 +16,10 @@ from joulebook.timeline import Timeline
 
 @dataclass(slots=True)
 class MarksFile:
-    """One process's marks. key: the file's name.  pidfd: readable once the process is gone, -1 when not held."""
+    """One process's marks. key: the file's name.  pidfd: readable once the process is gone, -1 when not held.
+
+    seen_alive: this agent saw the process live, so that it knows when it went.
+    """
 
     key: str
     reader: MarksReader
@@ -30,6 +33,7 @@ class MarksFile:
     pidfd: int = -1
     started_ticks: int | None = None
     gone: bool = False
+    seen_alive: bool = False
     last_ns: int = 0
     last_us: int = 0
 
@@ -108,7 +112,7 @@ class MarksFolder:
         if file.boot_id != self.boot_id or stat is None or stat.state == "Z":
             file.gone = True
             return
-        file.started_ticks = stat.started_ticks
+        file.started_ticks, file.seen_alive = stat.started_ticks, True
         try:
             file.pidfd = os.pidfd_open(file.pid)
         except OSError:

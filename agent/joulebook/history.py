@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from joulebook.counters import Step, difference
 from joulebook.meters import Device, Reading
+from joulebook.rows import Method
 from joulebook.spans import overlap
 from joulebook.units import NS_PER_SECOND
 
@@ -149,6 +150,9 @@ class DeviceHistory:
         assert previous.energy_microjoules is not None
         assert reading.energy_microjoules is not None
         device, elapsed = self.device, reading.at_ns - previous.at_ns
+        if device.method is Method.MODELLED and elapsed > max(GAP_FACTOR * self.sample_ns, GAP_LEAST_NS):
+            self._break(reading, "nothing was sampled: modelled energy is missing")
+            return
         most = None if device.most_watts is None else device.most_watts * 1e6
         if most is not None and elapsed < 10 * device.step_ns:
             most = None  # a step's worth of lag may make a short difference look impossibly hot
@@ -156,9 +160,7 @@ class DeviceHistory:
             previous.energy_microjoules, reading.energy_microjoules, elapsed, device.wraps_at_microjoules, most
         )
         if gain.counts is None:
-            self.history.gap()
-            self.history.add(reading.at_ns, self._total)
-            self.notes.append((reading.at_ns, f"counter {gain.step}: energy before it is missing"))
+            self._break(reading, f"counter {gain.step}: energy before it is missing")
             return
         seen, self._seen_ns = self._seen_ns, reading.at_ns
         if gain.counts == 0 and elapsed < device.step_ns:
@@ -176,6 +178,12 @@ class DeviceHistory:
             self._sharpen(at)
         self.history.add(at, self._total)
 
+    def _break(self, reading: Reading, note: str) -> None:
+        """What lies before this reading is not known: a gap stays a gap."""
+        self.history.gap()
+        self.history.add(reading.at_ns, self._total)
+        self.notes.append((reading.at_ns, note))
+
     def _sharpen(self, updated_ns: int) -> None:
         """An update caught in the act tells when the one before it was: whole steps earlier."""
         vague, self._vague_ns = self._vague_ns, None
@@ -189,9 +197,7 @@ class DeviceHistory:
         assert reading.power_milliwatts is not None
         elapsed = reading.at_ns - previous.at_ns
         if elapsed > max(GAP_FACTOR * self.sample_ns, GAP_LEAST_NS):
-            self.history.gap()
-            self.history.add(reading.at_ns, self._total)
-            self.notes.append((reading.at_ns, "power was not read: energy is missing"))
+            self._break(reading, "power was not read: energy is missing")
             return
         now, before = reading.power_milliwatts, previous.power_milliwatts
         self._picojoules += (now * 2 if self.device.averaged else now + before) * elapsed // 2

@@ -116,10 +116,11 @@ def parse(raw: bytes) -> Line | None:
         return None
     try:
         values = json.loads(raw)
+        json.dumps(values, allow_nan=False)  # 1e400 reads as infinity, and no row can carry that
         if values.pop("v") != VERSION:
             return None
         n, kind, at_ns, at_us, cpu_ns = (values.pop(key) for key in ("n", "kind", "at_ns", "at_us", "cpu_ns"))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     if not (isinstance(kind, str) and all(isinstance(v, int) and v >= 0 for v in (n, at_ns, at_us, cpu_ns))):
         return None

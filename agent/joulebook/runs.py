@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from joulebook.errors import BadInput
 from joulebook.marks import Line
-from joulebook.rows import Labels, Mark, Run, Status, labels_from_wire
+from joulebook.rows import MAX_TEXT, Labels, Mark, Run, Status, labels_from_wire
 
 UNREADABLE: Final = "has unreadable lines"
 """Part of the note of a run whose marks file is damaged; reports fail on it after they have printed."""
@@ -98,7 +98,7 @@ class RunBook:
     def _join(self, key: str, line: Line) -> None:
         values = line.values
         run_id = str(values.get("run", ""))
-        if not run_id:
+        if not 0 < len(run_id) <= MAX_TEXT:
             return
         told = dict(values.get("labels") or {})
         if values.get("parent"):
@@ -108,7 +108,7 @@ class RunBook:
             run = Run(
                 run_id=run_id,
                 machine_id=self.machine_id,
-                boot_id=self.boot_id,
+                boot_id=str(values.get("boot") or self.boot_id),
                 status=Status.RUNNING,
                 started_at_us=line.at_us,
                 started_ns=line.at_ns,
@@ -179,6 +179,9 @@ def mark_row(line: Line, run_id: str, machine_id: str, boot_id: str, pid: int, r
     values = line.values
     quality = values.get("quality") or {}
     if not isinstance(quality, Mapping) or not all(isinstance(v, int | float) for v in quality.values()):
+        return None
+    counts = [values.get(name) for name in ("samples", "flops", "step")]
+    if not all(count is None or isinstance(count, int | float) for count in counts):
         return None
     return Mark(
         run_id=run_id,

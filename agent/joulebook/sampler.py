@@ -82,6 +82,8 @@ class Sampler:
     _reserved: dict[str, tuple[float | None, int | None]] = field(default_factory=dict)
     _dropped_keys: set[str] = field(default_factory=set)
     _left_cpu: dict[str, list[int]] = field(default_factory=dict)
+    _left_edge: int = 0
+    _left_boot: str = ""
 
     def __post_init__(self) -> None:
         self.processes = ProcessTable(self.roots.proc)
@@ -240,19 +242,25 @@ class Sampler:
             self._ship_mark(file, line)
             self.folder.offsets[file.key] = line.n
         if file.timeline.open:
-            now = boottime_ns() if file.boot_id == self.boot_id else file.last_ns
-            # An earlier boot's clock says nothing here: the last mark is the last that is known.
-            us = clock_offset().utc_us(now) if file.boot_id == self.boot_id else file.last_us
-            state = file.timeline.at(now)
-            file.timeline.end(now)
-            self.book.died(file.key, now, us, lost=file.leaves or (state is not None and state.phase != NO_PHASE))
+            at, us = self._end_of(file)
+            state = file.timeline.at(at)
+            file.timeline.end(at)
+            self.book.died(file.key, at, us, lost=file.leaves or (state is not None and state.phase != NO_PHASE))
         self._note_ends(was_open)
+
+    def _end_of(self, file: MarksFile) -> tuple[int, int]:
+        """When the process went: now, if it was seen alive; else when it last marked or an agent last closed a span."""
+        if file.seen_alive:
+            now = boottime_ns()
+            return now, clock_offset().utc_us(now)
+        at = max(file.last_ns, self._left_edge if file.boot_id == self._left_boot else 0)
+        return at, file.last_us + (at - file.last_ns) // NS_PER_US
 
     def _note_ends(self, was_open: set[str]) -> None:
         for run_id in was_open - set(self.book.open_ids()):
-            ended = self.book.runs[run_id].run.ended_ns
-            if ended is not None and ended > self.edge:
-                self.ends.append(ended)
+            run = self.book.runs[run_id].run
+            if run.boot_id == self.boot_id and run.ended_ns is not None and run.ended_ns > self.edge:
+                self.ends.append(min(run.ended_ns, boottime_ns()))
 
     # -- closing spans ---------------------------------------------------------------------------
 
@@ -301,6 +309,8 @@ class Sampler:
         """The marking processes as binding sees them."""
         found = []
         for key, file in self.folder.files.items():
+            if file.boot_id != self.boot_id:
+                continue  # its clock is another boot's: it was nowhere in any span of this one
             actor = self.processes.actors.get(key)
             cpus, memory = self._reserved.get(key, (None, None))
             state = self.book.runs.get(file.run_id)
@@ -433,7 +443,8 @@ class Sampler:
             self.outbox.write(finish=left.items())
         self.folder.offsets = self.outbox.state("marks") or {}
         saved = self.outbox.state("resume") or {}
-        same_boot = saved.get("boot_id") == self.boot_id
+        self._left_edge, self._left_boot = saved.get("edge", 0), saved.get("boot_id", "")
+        same_boot = self._left_boot == self.boot_id
         unended = [run for wire in self.outbox.state("runs") or () if isinstance(run := from_wire(wire), Run)]
         for run in unended:
             state = RunState(run, changed=False)
@@ -441,7 +452,7 @@ class Sampler:
             self.book.runs[run.run_id] = state
         if same_boot and saved["edge"] < now:
             for device_id, raw in saved["raw"].items():
-                if device_id in self.devices:
+                if device_id in self.devices and self.devices[device_id].device.method is Method.COUNTER:
                     self.devices[device_id].resume(Reading(device_id, saved["edge"], energy_microjoules=raw), now)
             if any(history.absent_until for history in self.devices.values()):
                 self.edge = saved["edge"]
@@ -449,15 +460,16 @@ class Sampler:
                 if "machine_cpu" in saved:
                     self.processes.machine.add(saved["edge"], saved["machine_cpu"])
         self.read_marks()
-        self._bury_leftovers(unended, saved.get("edge", 0) if same_boot else None)
+        self._bury_leftovers(unended)
 
-    def _bury_leftovers(self, runs: Sequence[Run], edge: int | None) -> None:
+    def _bury_leftovers(self, runs: Sequence[Run]) -> None:
         """Runs of which no marks file is left can never end by themselves: they were interrupted."""
         for run in runs:
             state = self.book.runs[run.run_id]
             if state.open and not state.holders:
                 state.died = True
-                ended_ns = max(run.started_ns + 1, edge or 0)
+                edge = self._left_edge if run.boot_id == self._left_boot else 0
+                ended_ns = max(run.started_ns + 1, edge)
                 ended_us = run.started_at_us + (ended_ns - run.started_ns) // NS_PER_US
                 self.book.runs[run.run_id].holders.add("")
                 self.book.died("", ended_ns, ended_us)

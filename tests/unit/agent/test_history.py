@@ -50,6 +50,14 @@ def test_power_is_not_integrated_across_a_silence():
     assert history.notes_in(0, 10 * S) == ["power was not read: energy is missing"]
 
 
+def test_a_model_says_nothing_about_the_time_that_nobody_sampled():
+    history = DeviceHistory(device(Component.CPU, Method.MODELLED), "sim", S)
+    for at, microjoules in ((0, 0), (S, 10**8), (3600 * S, 36 * 10**9), (3601 * S, 36 * 10**9 + 10**8)):
+        history.add(Reading("d", at, energy_microjoules=microjoules))
+    assert history.history.gained(0, 4000 * S) == pytest.approx(2 * 10**8, rel=0.01)
+    assert history.notes_in(0, 4000 * S) == ["nothing was sampled: modelled energy is missing"]
+
+
 def test_a_stepping_counter_is_placed_where_it_stepped():
     """150 W, a counter that moves every 100 ms, read at 1 Hz with a burst of reads around two marks 10 s apart."""
     step, watts = 100_000_000, 150
