@@ -65,8 +65,8 @@ def sort_runs(study: StudyFacts) -> tuple[dict[str, list[RunFacts]], list[LeftOu
     return arms, left_out
 
 
-def run_row(facts: RunFacts, study: StudyFacts, metric: str) -> RunRow:
-    """The run's numbers under the study's policy."""
+def run_row(facts: RunFacts, study: StudyFacts, metric: str, split: str) -> RunRow:
+    """The run's numbers under the study's policy; its quality is that of metric on split."""
     inherited = inherited_runs(facts, study)
     energy = facts.energy
     marginal = energy.total
@@ -81,7 +81,7 @@ def run_row(facts: RunFacts, study: StudyFacts, metric: str) -> RunRow:
         u_interval=(joules(low), joules(high)),
         phases=_phases(facts),
         other={p: joules(e.total) for p, e in facts.energies.items() if p is not facts.policy},
-        quality=final_quality(facts.marks, metric),
+        quality=final_quality(facts.marks, metric, split),
         inference_per_10k=_inference_per_10k(facts),
         inherited=tuple(other.run.run_id for other in inherited),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -24,13 +24,15 @@ class Gate:
     """How quality is judged: the metric, its direction, and the loss that still counts as equal.
 
     margin: > 0, in the metric's own unit; None when nobody named one, and then nothing is judged.
-    said: where direction and margin come from, for the report.
+    said: where direction and margin come from, for the report.  split: on which the metric was
+    logged, "" where the runs named none.
     """
 
     metric: str
     higher_is_better: bool
     margin: float | None
     said: str
+    split: str = ""
 
 
 def gate_for(metric: str, values: Sequence[float], direction: str | None = None, margin: float | None = None) -> Gate:
@@ -55,16 +57,24 @@ def gate_for(metric: str, values: Sequence[float], direction: str | None = None,
     )
 
 
-def final_quality(marks: Iterable[Mark], metric: str) -> float | None:
-    """The run's last logged value of the metric, None when it logged none.
+def common_split(runs: Iterable[Iterable[Mark]], metric: str) -> str:
+    """The one split on which all these runs are judged: "test" if any logged the metric on it, else the most used.
 
-    Values of split "test" come before all others, and those of the whole run before a member's: an
-    ensemble's accuracy is not its last member's.
+    runs: the marks of each.  "" is the split of values that named none.
     """
-    found = [mark for mark in marks if metric in mark.quality]
+    used = Counter(split for marks in runs for split in {mark.split for mark in marks if metric in mark.quality})
+    return max(used, key=lambda split: (split == "test", used[split], split), default="")
+
+
+def final_quality(marks: Iterable[Mark], metric: str, split: str) -> float | None:
+    """The run's last logged value of the metric on that split, None when it logged none.
+
+    Values of the whole run come before a member's: an ensemble's accuracy is not its last member's.
+    """
+    found = [mark for mark in marks if metric in mark.quality and mark.split == split]
     if not found:
         return None
-    best = max(found, key=lambda m: (m.split == "test", m.member is None, m.at_us, m.n))
+    best = max(found, key=lambda m: (m.member is None, m.at_us, m.n))
     return float(best.quality[metric])
 
 

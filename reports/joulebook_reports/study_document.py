@@ -19,7 +19,7 @@ from joulebook_reports.arms import RunRow, inherited_runs, phase_names, run_row,
 from joulebook_reports.compare import Estimate, Sample, better, difference, holm, mean, not_inferior, ratio
 from joulebook_reports.confounding import busy_runs, confounders, why_observational
 from joulebook_reports.facts import RunFacts, StudyFacts
-from joulebook_reports.quality import Gate, gate_for
+from joulebook_reports.quality import Gate, common_split, gate_for
 from joulebook_reports.reference import Reference, reference_of
 from joulebook_reports.run_document import (
     MODELLED_FIRST_LINE,
@@ -84,13 +84,14 @@ def study_document(study: StudyFacts, asked: Asked, as_of_us: int, book: BookChe
         raise BadInput(
             f"study {study.name!r} has no run to compare ({reasons})", "label runs with --study and let one end"
         )
-    arms = [_arm(name, runs, study, asked.metric) for name, runs in by_arm.items()]
+    compared = [facts for runs in by_arm.values() for facts in runs]
+    split = common_split((facts.marks for facts in compared), asked.metric)
+    arms = [_arm(name, runs, study, asked.metric, split) for name, runs in by_arm.items()]
     baseline = _baseline(arms, asked.baseline)
     arms = [baseline, *(arm for arm in arms if arm is not baseline)]
     rows = [row for arm in arms for row in arm.rows]
-    gate = gate_for(
-        asked.metric, [row.quality for row in rows if row.quality is not None], asked.direction, asked.margin
-    )
+    values = [row.quality for row in rows if row.quality is not None]
+    gate = replace(gate_for(asked.metric, values, asked.direction, asked.margin), split=split)
     compared = [facts for arm in arms for facts in arm.facts]
     reference = reference_of(compared)
     sites = {site_id: site for facts in compared for site_id, site in facts.sites.items()}
@@ -117,9 +118,9 @@ def study_document(study: StudyFacts, asked: Asked, as_of_us: int, book: BookChe
     }
 
 
-def _arm(name: str, runs: Sequence[RunFacts], study: StudyFacts, metric: str) -> Arm:
+def _arm(name: str, runs: Sequence[RunFacts], study: StudyFacts, metric: str, split: str) -> Arm:
     inherited = tuple(other for facts in runs for other in inherited_runs(facts, study))
-    return Arm(name, tuple(runs), tuple(run_row(facts, study, metric) for facts in runs), inherited)
+    return Arm(name, tuple(runs), tuple(run_row(facts, study, metric, split) for facts in runs), inherited)
 
 
 def _baseline(arms: Sequence[Arm], named: str | None) -> Arm:
@@ -321,6 +322,7 @@ def _row_json(row: RunRow, reference: Reference) -> dict[str, Any]:
 def _gate_json(gate: Gate) -> dict[str, Any]:
     return {
         "metric": gate.metric,
+        "split": gate.split,
         "direction": "higher" if gate.higher_is_better else "lower",
         "margin": gate.margin,
         "statement": gate.said,
@@ -339,7 +341,7 @@ def _modelled_statement(compared: Sequence[RunFacts], policy: Policy) -> str | N
 
 def _why_unjudged(quality: Estimate | None, gate: Gate) -> str:
     if quality is None:
-        return f"not every run logged {gate.metric}"
+        return f"not every run logged {gate.metric}" + (f" on split {gate.split}" if gate.split else "")
     if gate.margin is None:
         return "no margin was named"
     return "too few runs for an interval"

@@ -57,7 +57,7 @@ def show_study(doc: Mapping[str, Any], console: Console) -> None:
     """One study."""
     _first_line(doc, console)
     console.print(Text(f"Study {doc['study']}", style="bold"), f"against {doc['baseline']}, policy {doc['policy']}")
-    console.print(f"Quality: {doc['quality_gate']['metric']}; {doc['quality_gate']['statement']}")
+    console.print(f"Quality: {words.quality_text(doc)}")
     console.print()
     rows = words.arm_rows(doc)
     _print_columns(console, rows, _ENERGY_COLUMNS)

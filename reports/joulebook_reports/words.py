@@ -172,6 +172,13 @@ def verdict_lines(doc: StudyDocument) -> list[str]:
     return lines
 
 
+def quality_text(doc: StudyDocument) -> str:
+    """The metric, the split that it is of, and how it is judged."""
+    gate = doc["quality_gate"]
+    on = f" on split {gate['split']}" if gate["split"] else ", no split named"
+    return f"{gate['metric']}{on}; {gate['statement']}"
+
+
 def p_text(ratio: Mapping[str, Any] | None) -> str:
     """The p value after Holm."""
     if not ratio or ratio.get("p_holm") is None:

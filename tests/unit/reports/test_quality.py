@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from joulebook.errors import BadInput
 from joulebook.rows import Mark
-from joulebook_reports.quality import final_quality, gate_for, samples_in
+from joulebook_reports.quality import common_split, final_quality, gate_for, samples_in
 
 
 def log(at: int, **values: object) -> Mark:
@@ -13,20 +13,31 @@ def log(at: int, **values: object) -> Mark:
 
 
 def test_the_last_value_counts() -> None:
-    assert final_quality([log(2, quality={"accuracy": 0.9}), log(1, quality={"accuracy": 0.8})], "accuracy") == 0.9
+    marks = [log(2, quality={"accuracy": 0.9}), log(1, quality={"accuracy": 0.8})]
+    assert final_quality(marks, "accuracy", "") == 0.9
 
 
-def test_test_split_comes_before_later_validation_and_the_whole_before_a_member() -> None:
+def test_one_split_for_all_runs() -> None:
+    train, val, test = (log(1, quality={"accuracy": 0.9}, split=split) for split in ("train", "val", "test"))
+    assert common_split([[train, test], [train], [train]], "accuracy") == "test"
+    assert common_split([[train, val], [val], [train], [val]], "accuracy") == "val"
+    assert common_split([[log(1, quality={"accuracy": 0.9})]], "accuracy") == ""
+    assert common_split([[test]], "loss") == ""
+    assert final_quality([train], "accuracy", "test") is None
+
+
+def test_the_split_decides_and_the_whole_comes_before_a_member() -> None:
     marks = [
         log(1, quality={"accuracy": 0.7}, split="test"),
         log(2, quality={"accuracy": 0.6}, split="test", member="2"),
         log(3, quality={"accuracy": 0.9}, split="val"),
     ]
-    assert final_quality(marks, "accuracy") == 0.7
+    assert final_quality(marks, "accuracy", "test") == 0.7
+    assert final_quality(marks, "accuracy", "val") == 0.9
 
 
 def test_no_value_is_none() -> None:
-    assert final_quality([log(1, quality={"loss": 0.1})], "accuracy") is None
+    assert final_quality([log(1, quality={"loss": 0.1})], "accuracy", "") is None
 
 
 def test_ranks_sum_and_members_share() -> None:

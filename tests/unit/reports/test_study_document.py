@@ -54,6 +54,17 @@ def test_a_saving_with_lost_quality_is_not_shown_equal() -> None:
     assert arm_of(wider, "lean")["verdict"].endswith("at equal quality")
 
 
+def test_training_accuracy_is_not_compared_with_test_accuracy() -> None:
+    runs = [*three(1.0), *three(0.8, "lean")]
+    odd = replace(runs[5], marks=tuple(replace(m, split="train") if m.quality else m for m in runs[5].marks))
+    doc = documented(study_of(*runs[:5], odd))
+    arm = arm_of(doc, "lean")
+    assert doc["quality_gate"]["split"] == "test"
+    assert arm["not_inferior"] is None
+    assert arm["quality"] is None
+    assert arm["verdict"].endswith("(quality not judged: not every run logged accuracy on split test)")
+
+
 def test_one_run_each_has_no_interval() -> None:
     doc = documented(study_of(run(0, 1.0), run(0, 0.8, "lean")))
     assert arm_of(doc, "lean")["verdict"] == "single run, no interval (0.800 x the baseline)"
