@@ -23,7 +23,7 @@ class Emissions:
     """Emissions of some slots, or why there are none.
 
     grams, facility_kwh: None unless every slot could be priced and all share one basis.  u_grams:
-    standard uncertainty (k = 1).  by_phase: phase -> grams, of the priced slots.
+    standard uncertainty (k = 1).  by_phase: phase -> grams, empty where ``grams`` is None.
     """
 
     grams: float | None
@@ -44,11 +44,10 @@ def emissions_of(slots: Sequence[PricedSlot], energy_u_rel: float) -> Emissions:
     facility = [slot.facility_energy_joules for slot in slots]
     known = [joule for joule in facility if joule is not None]
     whole_facility = kwh(math.fsum(known)) if slots and len(known) == len(slots) else None
-    by_phase = _by_phase(slots)
     if missing:
-        return Emissions(None, 0.0, whole_facility, by_phase, missing)
+        return Emissions(None, 0.0, whole_facility, {}, missing)
     grams = math.fsum(slot.emissions_g or 0.0 for slot in slots)
-    return Emissions(grams, _u_grams(slots, grams, energy_u_rel), whole_facility, by_phase, "")
+    return Emissions(grams, _u_grams(slots, grams, energy_u_rel), whole_facility, _by_phase(slots), "")
 
 
 def remedy(slots: Sequence[PricedSlot]) -> str:
@@ -105,8 +104,7 @@ def _u_grams(slots: Sequence[PricedSlot], grams: float, energy_u_rel: float) -> 
 def _by_phase(slots: Sequence[PricedSlot]) -> dict[str, float]:
     totals: dict[str, float] = defaultdict(float)
     for slot in slots:
-        if slot.emissions_g is not None:
-            totals[phase_name(slot.energy.phase)] += slot.emissions_g
+        totals[phase_name(slot.energy.phase)] += slot.emissions_g or 0.0
     return dict(totals)
 
 

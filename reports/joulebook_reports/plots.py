@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from joulebook_reports.power import Traces
 from joulebook_reports.uncertainty import GRAMS, JOULES, Scale, scale_for, significant
+from joulebook_reports.words import gases_of
 
 INK, FAINT, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 COLOURS: Final = {"cpu": "#0072B2", "gpu": "#D55E00", "dram": "#56B4E9", "node": "#009E73", "other": "#8a8f98"}
@@ -121,6 +122,7 @@ def quality_against_cost(doc: Mapping[str, Any]) -> str:
         return ""
     scale = scale_for(max(arm[cost]["point"] for arm in arms), scales)
     metric = doc["quality_gate"]["metric"]
+    gases = f" {gases_of(doc['reference']['series'])} on the reference site" if priced else ""
 
     def draw(figure: Any) -> None:
         axes = figure.add_axes((0.11, 0.15, 0.86, 0.82))
@@ -136,9 +138,7 @@ def quality_against_cost(doc: Mapping[str, Any]) -> str:
             at = (arm[cost]["point"] / scale.factor, arm["quality"]["point"])
             shift = (6, -13) if arm["arm"] in below else (6, 6)
             axes.annotate(arm["arm"], at, shift, textcoords="offset points", color=colour, weight="bold")
-        axes.set_xlabel(
-            f"{word} of a run, with what it inherits ({scale.unit}{' CO2e on the reference site' if priced else ''})"
-        )
+        axes.set_xlabel(f"{word} of a run, with what it inherits ({scale.unit}{gases})")
         axes.set_ylabel(f"{metric} ({doc['quality_gate']['direction']} is better)")
         axes.margins(x=0.22, y=0.2)
         axes.set_xlim(left=max(0.0, axes.get_xlim()[0]))

@@ -84,8 +84,7 @@ def study_document(study: StudyFacts, asked: Asked, as_of_us: int, book: BookChe
         raise BadInput(
             f"study {study.name!r} has no run to compare ({reasons})", "label runs with --study and let one end"
         )
-    compared = [facts for runs in by_arm.values() for facts in runs]
-    split = common_split((facts.marks for facts in compared), asked.metric)
+    split = common_split((facts.marks for runs in by_arm.values() for facts in runs), asked.metric)
     arms = [_arm(name, runs, study, asked.metric, split) for name, runs in by_arm.items()]
     baseline = _baseline(arms, asked.baseline)
     arms = [baseline, *(arm for arm in arms if arm is not baseline)]

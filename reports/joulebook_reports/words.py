@@ -75,8 +75,13 @@ def headline_emissions(doc: RunDocument) -> str:
 
 def gases(doc: RunDocument) -> str:
     """CO2 or CO2e, as the series that priced the run says."""
-    named = {row["series"].rsplit(" ", 1)[-1] for row in doc["pricing"] if row["series"]}
+    named = {gases_of(row["series"]) for row in doc["pricing"] if row["series"]}
     return next(iter(named)) if len(named) == 1 else "CO2e"
+
+
+def gases_of(series: str) -> str:
+    """The gases that a series' label ends with."""
+    return series.rsplit(" ", 1)[-1]
 
 
 def facility_text(doc: RunDocument) -> str:

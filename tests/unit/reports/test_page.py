@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from joulebook.rows import Labels
+from joulebook_collector.priced import PricedSlot
 from joulebook_reports import plots
 from joulebook_reports.example import START_US, example_run, example_study
 from joulebook_reports.page import run_page, study_page
@@ -52,6 +53,16 @@ def test_unpriced_studies_plot_energy() -> None:
     study = study_document(replace(example_study(), runs=runs), Asked(), START_US)
     assert "energy of a run, with what it inherits (kJ)" in plots.quality_against_cost(study)
     assert "Emissions not priced: m; type: joulebook site add" in study_page(study)
+
+
+def test_plots_name_the_gases_of_the_series() -> None:
+    def of_co2(slot: PricedSlot) -> PricedSlot:
+        assert slot.series is not None
+        return replace(slot, series=replace(slot.series, gases="CO2"))
+
+    runs = tuple(replace(f, slots=tuple(of_co2(s) for s in f.slots)) for f in example_study().runs)
+    drawn = plots.quality_against_cost(study_document(replace(example_study(), runs=runs), Asked(), START_US))
+    assert "g CO2 on the reference site" in drawn
 
 
 def test_nothing_to_draw_draws_nothing() -> None:

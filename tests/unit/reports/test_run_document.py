@@ -40,6 +40,7 @@ def test_one_unpriced_slot_makes_the_whole_missing_and_says_how_much(facts: RunF
     doc = run_document(replace(facts, slots=(first, *facts.slots[1:])), START_US)
     assert doc["emissions_g"] is None
     assert doc["facility_energy_kwh"] is not None
+    assert doc["emissions_by_phase_g"] == {}
     joules = first.energy.energy_millijoules / 1000
     assert f"no value of DE is known ({joules:.3f} J of" in doc["missing"]
     assert "joulebook site add example-site --zone ZONE" in doc["missing"]
@@ -52,6 +53,7 @@ def test_bases_are_never_summed(facts: RunFacts) -> None:
     doc = run_document(replace(facts, slots=(other, *facts.slots[1:])), START_US)
     assert doc["emissions_g"] is None
     assert "never summed" in doc["missing"]
+    assert doc["emissions_by_phase_g"] == {}
     assert {row["series"].split()[2] for row in doc["pricing"]} == {"direct", "lifecycle"}
 
 
