@@ -23,6 +23,7 @@ from joulebook_reports.power import phase_seconds, phase_spans
 from joulebook_reports.uncertainty import ROUGH_ABOVE
 
 MODELLED_FIRST_LINE = "modelled from CPU seconds on a shared machine, no joule was measured"
+STATED_FIRST_LINE = "stated or assumed to be modelled; nothing here was metered"
 
 
 def run_document(facts: RunFacts, as_of_us: int, book: BookCheck | None = None) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def run_document(facts: RunFacts, as_of_us: int, book: BookCheck | None = None) 
         },
         "restatements": [restatement_json(change) for change in facts.restated],
         "book": None if book is None else book_json(book),
-        "modelled_statement": MODELLED_FIRST_LINE if modelled_only(facts) else None,
+        "modelled_statement": modelled_statement([facts]),
     }
 
 
@@ -99,6 +100,18 @@ def modelled_only(facts: RunFacts) -> bool:
     """True when the run has energy and no joule of it was measured."""
     methods = set(facts.energy.method.values())
     return methods == {Method.MODELLED} and not _measured_joules(facts)
+
+
+def modelled_statement(runs: Sequence[RunFacts]) -> str | None:
+    """What to say first where no joule of any of these runs was measured; None where some were.
+
+    Only the agent's own model is known to rest on CPU seconds; an import's method is what its file said.
+    """
+    if not all(modelled_only(facts) for facts in runs):
+        return None
+    own = [m for facts in runs for m in facts.measurements if any(s.run_id == facts.run.run_id for s in m.shares)]
+    by_agent = all((m.source, m.meter) == ("agent", "model") for m in own)
+    return MODELLED_FIRST_LINE if by_agent else STATED_FIRST_LINE
 
 
 def u_rel_of(facts: RunFacts) -> float:

@@ -22,11 +22,10 @@ from joulebook_reports.facts import RunFacts, StudyFacts
 from joulebook_reports.quality import Gate, common_split, gate_for
 from joulebook_reports.reference import Reference, reference_of
 from joulebook_reports.run_document import (
-    MODELLED_FIRST_LINE,
     book_json,
     checked,
     conservation_statement,
-    modelled_only,
+    modelled_statement,
     pue_sources,
     restatement_json,
     site_notes,
@@ -329,8 +328,9 @@ def _gate_json(gate: Gate) -> dict[str, Any]:
 
 
 def _modelled_statement(compared: Sequence[RunFacts], policy: Policy) -> str | None:
-    if all(modelled_only(facts) for facts in compared):
-        return MODELLED_FIRST_LINE
+    nothing_measured = modelled_statement(compared)
+    if nothing_measured:
+        return nothing_measured
     parts = sorted({str(c) for facts in compared for c, m in facts.energy.method.items() if m is Method.MODELLED})
     said = (
         f"part of the energy is modelled, not measured: {', '.join(parts)}; all of it is divided under policy {policy}"

@@ -88,6 +88,13 @@ def test_a_modelled_run_says_so_first() -> None:
     assert run_document(example_run(), START_US)["modelled_statement"] is None
 
 
+def test_an_import_without_a_method_is_not_said_to_come_from_cpu_seconds() -> None:
+    facts = example_run(method=Method.MODELLED)
+    read = tuple(replace(m, source="import old.csv", meter="paper") for m in facts.measurements)
+    doc = run_document(replace(facts, measurements=(*facts.measurements[:1], *read[1:])), START_US)
+    assert doc["modelled_statement"] == "stated or assumed to be modelled; nothing here was metered"
+
+
 def test_child_runs_are_told_apart_and_priced_together(facts: RunFacts) -> None:
     child = example_run("child", start_us=START_US)
     both = (*facts.measurements, *child.measurements)

@@ -11,7 +11,7 @@ from joulebook.rows import Component, Labels, Method, Policy, Status, Technique
 from joulebook.summary import run_energy
 from joulebook_reports.example import START_US, TRAINING, example_run, example_study
 from joulebook_reports.facts import RunFacts, StudyFacts
-from joulebook_reports.run_document import MODELLED_FIRST_LINE
+from joulebook_reports.run_document import MODELLED_FIRST_LINE, STATED_FIRST_LINE
 from joulebook_reports.study_document import Asked, study_document
 
 
@@ -279,6 +279,15 @@ def test_modelled_studies_say_so_first() -> None:
     assert documented(study_of(runs[0], run(1, 1.0)))["modelled_statement"] == (
         "part of the energy is modelled, not measured: cpu, dram; all of it is divided under policy reserved"
     )
+
+
+def test_a_study_with_an_import_says_that_its_joules_were_stated() -> None:
+    runs = [
+        example_run(f"r{s}", Labels(study="s", seed=s), start_us=START_US + s * 10**9, method=Method.MODELLED)
+        for s in (0, 1)
+    ]
+    read = replace(runs[1], measurements=tuple(replace(m, source="import old.csv") for m in runs[1].measurements))
+    assert documented(study_of(runs[0], read))["modelled_statement"] == STATED_FIRST_LINE
 
 
 def with_rows(runs: list[RunFacts], component: Component, **values: Any) -> list[RunFacts]:
