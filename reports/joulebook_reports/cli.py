@@ -17,15 +17,18 @@ if TYPE_CHECKING:
 POLICIES = ["reserved", "utilisation"]
 
 
-@click.group()
-def report() -> None:
-    """What runs and studies drew and emitted.
+@click.group(invoke_without_command=True)
+@click.pass_context
+def report(ctx: click.Context) -> None:
+    """What runs and studies drew and emitted; without more words, the last run.
 
     \b
-    joulebook report run                        the last run
+    joulebook report                            the last run
     joulebook report run 3f9c --html run.html   a run as one page
     joulebook report study quantisation         arms against the baseline
     """
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(run_report)
 
 
 def _shared(command: Callable[..., None]) -> Callable[..., None]:

@@ -15,6 +15,9 @@ CONFIDENCE: Final = 0.95
 MINIMUM_PER_ARM: Final = 3
 """Runs per arm below which no claim is printed (METHODS 4.3)."""
 
+ROUNDING: Final = 1e-12
+"""Standard errors below this part of the values (or of 1) are floating point's, not the runs'."""
+
 
 Claim = TypeVar("Claim")
 """How a caller names what it tests."""
@@ -22,7 +25,10 @@ Claim = TypeVar("Claim")
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A point with its two-sided 95 % interval and p value; interval and p None when n cannot give one.
+    """A point with its two-sided 95 % interval and p value; interval and p None where there is none.
+
+    There is none for n < 2, and none for values without any spread: runs that agree to the last
+    digit are one run told several times.
 
     df: Student's degrees of freedom, None without an interval.  n: values, or pairs.
     """
@@ -55,17 +61,21 @@ def mean(values: Sequence[float]) -> Estimate:
     point = math.fsum(values) / n
     if n < 2:
         return Estimate(point, None, None, None, None, n)
-    return _student(point, math.sqrt(_variance(values, point) / n), float(n - 1), n)
+    return _student(point, math.sqrt(_variance(values, point) / n), float(n - 1), n, _size(values))
 
 
 def difference(baseline: Sequence[Sample], arm: Sequence[Sample]) -> Estimate:
     """arm - baseline: paired by seed where both have the same distinct seeds, else Welch.
+
+    Pairs that are each equal, while the pairs differ among themselves, are no difference (p = 1).
 
     Both non-empty.  Welch: df by Satterthwaite (Welch 1947); with one value in either arm there
     is a point and no interval.
     """
     pairs = pair_by_seed(baseline, arm)
     if pairs is not None:
+        if len(pairs) > 1 and len({a for a, _ in pairs}) > 1 and all(a == b for a, b in pairs):
+            return Estimate(0.0, 0.0, 0.0, 1.0, float(len(pairs) - 1), len(pairs), paired=True)
         found = mean([b - a for a, b in pairs])
         return Estimate(found.point, found.low, found.high, found.p, found.df, found.n, paired=True)
     return _welch([s.value for s in baseline], [s.value for s in arm])
@@ -145,14 +155,19 @@ def _welch(baseline: Sequence[float], arm: Sequence[float]) -> Estimate:
     whole = sum(squares)
     parts = sum(s * s / (len(v) - 1) for s, v in zip(squares, (baseline, arm), strict=True))
     df = whole * whole / parts if parts else float(len(baseline) + len(arm) - 2)
-    return _student(point, math.sqrt(whole), df, n)
+    return _student(point, math.sqrt(whole), df, n, _size([*baseline, *arm]))
 
 
-def _student(point: float, standard_error: float, df: float, n: int) -> Estimate:
+def _size(values: Sequence[float]) -> float:
+    return max(1.0, *(abs(value) for value in values))
+
+
+def _student(point: float, standard_error: float, df: float, n: int, size: float) -> Estimate:
+    """size: of the values, against which the standard error is more than rounding or no spread at all."""
+    if standard_error <= ROUNDING * size:
+        return Estimate(point, None, None, None, None, n)
     from scipy.stats import t  # a second to import: only when there is something to compare
 
     half = float(t.ppf((1 + CONFIDENCE) / 2, df)) * standard_error
-    if standard_error == 0:  # no spread at all: t is without bound, unless there is no difference either
-        return Estimate(point, point, point, 1.0 if point == 0 else 0.0, df, n)
     p = 2 * float(t.sf(abs(point) / standard_error, df))
     return Estimate(point, point - half, point + half, p, df, n)

@@ -187,7 +187,7 @@ def _row_of_dots(axes: Any, y: int, found: Mapping[str, Any], values: Sequence[f
             solid_capstyle="butt",
         )
     axes.scatter([point], [y], s=34, color=colour, zorder=3, edgecolors="white", linewidths=0.8)
-    text = f"{significant(point, 4)} {scale.unit}" + (" (one run)" if found["low"] is None else "")
+    text = f"{significant(point, 4)} {scale.unit}" + (" (one run)" if len(values) == 1 else "")
     axes.annotate(text, (point, y), (0, 7), textcoords="offset points", ha="center", va="bottom", fontsize=8)
 
 

@@ -343,7 +343,7 @@ def _why_unjudged(quality: Estimate | None, gate: Gate) -> str:
         return f"not every run logged {gate.metric}" + (f" on split {gate.split}" if gate.split else "")
     if gate.margin is None:
         return "no margin was named"
-    return "too few runs for an interval"
+    return "no spread: not independent runs" if quality.n > 1 else "too few runs for an interval"
 
 
 def _gain_statement(baseline: Arm, arm: Arm) -> str:

@@ -34,6 +34,8 @@ def verdict(
     """
     if not_identifiable or ratio is None:
         return f"not identifiable: {not_identifiable or 'nothing to compare'}"
+    if not ratio.resolved and ratio.n > 1:
+        return f"no spread: not independent runs ({ratio.point:.3f} x the baseline)"
     if not ratio.resolved:
         return f"single run, no interval ({ratio.point:.3f} x the baseline)"
     if ratio.n < MINIMUM_PER_ARM:

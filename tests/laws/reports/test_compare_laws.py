@@ -65,5 +65,6 @@ def test_holm_never_lowers_a_p_and_keeps_their_order(p_values: dict[str, float])
 
 def assert_close(a: Estimate, b: Estimate) -> None:
     assert a.point == pytest.approx(b.point, rel=1e-6)
+    assert (a.low is None) == (b.low is None)
     if a.low is not None and a.low > 1e-200:
         assert a.low == pytest.approx(b.low, rel=1e-3)

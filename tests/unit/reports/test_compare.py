@@ -70,8 +70,21 @@ def test_zero_energy_has_no_ratio() -> None:
 
 
 def test_no_spread_at_all() -> None:
-    assert ratio(seeded(10.0, 10.0), seeded(5.0, 5.0)).p == 0.0
-    assert ratio(seeded(10.0, 10.0), seeded(10.0, 10.0)).p == 1.0
+    # three copies of one run, and pairs whose ratio is 0.8 to the last digit: no interval, no p
+    for baseline, arm in (
+        ((10.0,) * 3, (5.0,) * 3),
+        ((10.0,) * 3, (10.0,) * 3),
+        ((10.0, 20.0, 40.0), (8.0, 16.0, 32.0)),
+    ):
+        for named in (seeded, unseeded) if baseline[0] == baseline[1] else (seeded,):
+            found = ratio(named(*baseline), named(*arm))
+            assert (found.low, found.high, found.p, found.df, found.n) == (None, None, None, None, 3)
+    assert mean([3.0, 3.0, 3.0]) == Estimate(3.0, None, None, None, None, 3)
+
+
+def test_pairs_that_are_each_equal_are_no_difference() -> None:
+    # an exact technique: 0.86, 0.87, 0.88 in both arms
+    assert difference(seeded(0.86, 0.87, 0.88), seeded(0.86, 0.87, 0.88)) == Estimate(0.0, 0.0, 0.0, 1.0, 2.0, 3, True)
 
 
 def test_holm_textbook() -> None:

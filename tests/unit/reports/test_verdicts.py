@@ -27,6 +27,7 @@ def ratio(point: float, low: float | None, high: float | None, n: int = 3) -> Es
             True,
             "needs 3 per arm for a claim, has 2: 0.800 x the baseline [0.500, 0.900]",
         ),
+        (ratio(0.8, None, None, 3), None, True, "no spread: not independent runs (0.800 x the baseline)"),
         (None, None, None, "not identifiable: nothing to compare"),
     ],
 )
