@@ -116,7 +116,7 @@ def holm(p_values: Mapping[Claim, float]) -> dict[Claim, float]:
 def not_inferior(quality_difference: Estimate, margin: float, higher_is_better: bool) -> bool | None:
     """True when the interval excludes a loss of ``margin`` or more; None without an interval.
 
-    quality_difference: arm - baseline in the metric's unit.  margin: > 0, same unit.
+    quality_difference: arm - baseline in the metric's unit.  margin: >= 0, same unit.
     """
     if quality_difference.low is None or quality_difference.high is None:
         return None

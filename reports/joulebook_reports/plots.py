@@ -7,6 +7,9 @@ matplotlib's Figure with its SVG canvas, without pyplot and so without shared st
 from __future__ import annotations
 
 import io
+import re
+import unicodedata
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -21,6 +24,13 @@ COLOURS: Final = {"cpu": "#0072B2", "gpu": "#D55E00", "dram": "#56B4E9", "node":
 ARM_COLOURS: Final = ("#1f2933", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SHADES: Final = ("#f1f4f8", "#e3e9f1")
 WIDTH: Final = 7.2
+COLUMN_INCHES: Final = 0.08
+"""Width of a character at the plots' size; East Asian wide characters take two of these columns."""
+
+LONGEST_LABEL: Final = 34
+"""Columns in which a row's name is written before it breaks into a second line."""
+
+LINE_INCHES: Final = 0.16
 
 _SETTINGS: Final[Any] = {
     "svg.fonttype": "none",
@@ -32,6 +42,7 @@ _SETTINGS: Final[Any] = {
     "axes.labelcolor": INK,
     "axes.linewidth": 0.8,
     "text.color": INK,
+    "text.parse_math": False,  # a name with two dollar signs is a name
     "xtick.color": INK,
     "ytick.color": INK,
 }
@@ -42,25 +53,35 @@ def energy_by_phase(doc: Mapping[str, Any]) -> str:
     phases = {name: parts for name, parts in doc["phases"].items() if sum(parts.values()) > 0}
     if not phases:
         return ""
-    names = sorted(phases, key=lambda name: (sum(phases[name].values()), name))
+    ordered = sorted(phases, key=lambda name: (sum(phases[name].values()), name))
+    names = [_broken(name) for name in ordered]
     scale = scale_for(max(sum(parts.values()) for parts in phases.values()), JOULES)
     components = [c for c in COLOURS if any(parts.get(c) for parts in phases.values())]
 
     def draw(figure: Any) -> None:
-        axes = _bars(figure, f"energy ({scale.unit})")
+        axes = _bars(figure, f"energy ({scale.unit})", names)
         left = [0.0] * len(names)
         for component in components:
-            widths = [phases[name].get(component, 0.0) / scale.factor for name in names]
-            axes.barh(names, widths, left=left, color=COLOURS[component], height=0.62, edgecolor="white", linewidth=0.6)
+            widths = [phases[name].get(component, 0.0) / scale.factor for name in ordered]
+            axes.barh(
+                range(len(names)),
+                widths,
+                left=left,
+                color=COLOURS[component],
+                height=0.62,
+                edgecolor="white",
+                linewidth=0.6,
+            )
             left = [a + b for a, b in zip(left, widths, strict=True)]
         for i, whole in enumerate(left):
             axes.annotate(
                 f"{significant(whole)} {scale.unit}", (whole, i), (5, 0), textcoords="offset points", va="center"
             )
+        axes.set_yticks(range(len(names)), names)
         axes.set_xlim(0, max(left) * 1.16)
         _key(axes, [(component, COLOURS[component]) for component in components])
 
-    return _svg(draw, 0.95 + 0.36 * len(names), "Energy by phase and component")
+    return _svg(draw, 0.95 + _row_inches(names, 0.36) * len(names), "Energy by phase and component")
 
 
 def power_over_time(traces: Traces) -> str:
@@ -159,17 +180,18 @@ Line = tuple[str, Mapping[str, Any], Sequence[float]]
 def _dots(lines: Sequence[Line], scales: tuple[Scale, ...], quantity: str, title: str) -> str:
     largest = max(max(values) for _, _, values in lines)
     scale = scale_for(largest, scales)
+    names = [_broken(name) for name, _, _ in lines]
 
     def draw(figure: Any) -> None:
-        axes = _bars(figure, f"{quantity} ({scale.unit}): each run, mean and 95 % interval")
+        axes = _bars(figure, f"{quantity} ({scale.unit}): each run, mean and 95 % interval", names)
         for i, (_, found, values) in enumerate(reversed(lines)):
             _row_of_dots(axes, i, found, values, scale)
-        axes.set_yticks(range(len(lines)), [name for name, _, _ in reversed(lines)])
+        axes.set_yticks(range(len(lines)), names[::-1])
         axes.set_ylim(-0.6, len(lines) - 0.4)
         axes.set_xlim(0, max(largest, *(f["high"] or 0.0 for _, f, _ in lines)) / scale.factor * 1.08)
         axes.grid(axis="x", color=GRID, linewidth=0.8)
 
-    return _svg(draw, 0.85 + 0.46 * len(lines), title)
+    return _svg(draw, 0.85 + _row_inches(names, 0.46) * len(lines), title)
 
 
 def _row_of_dots(axes: Any, y: int, found: Mapping[str, Any], values: Sequence[float], scale: Scale) -> None:
@@ -259,9 +281,33 @@ def _short(device: str, machines: set[str]) -> str:
     return device if len(device) <= 18 else f"{device[:8]}…{device[-8:]}"
 
 
-def _bars(figure: Any, label: str) -> Any:
+def _columns(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def _broken(name: str) -> str:
+    """The name in lines of at most LONGEST_LABEL columns, broken after a space where there is one."""
+    lines = [""]
+    for part in re.findall(r"\S+\s*|\s+", name):
+        if lines[-1] and _columns(lines[-1] + part.rstrip()) > LONGEST_LABEL:
+            lines.append("")
+        for character in part:
+            if _columns(lines[-1] + character) > LONGEST_LABEL:
+                lines.append("")
+            lines[-1] += character
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _row_inches(names: Sequence[str], least: float) -> float:
+    return max(least, *(LINE_INCHES * (name.count("\n") + 2) for name in names if "\n" in name), 0.0)
+
+
+def _bars(figure: Any, label: str, names: Sequence[str]) -> Any:
+    """Axes for rows of these names, the margin at the left as wide as the longest line of them."""
     height = figure.get_figheight()
-    axes = figure.add_axes((0.2, 0.48 / height, 0.77, 1 - 0.7 / height))
+    longest = max(_columns(line) for name in names for line in name.split("\n"))
+    left = max(0.2, (longest * COLUMN_INCHES + 0.15) / WIDTH)
+    axes = figure.add_axes((left, 0.48 / height, 0.97 - left, 1 - 0.7 / height))
     axes.set_xlabel(label)
     axes.tick_params(axis="y", length=0)
     _plain(axes)
@@ -293,7 +339,9 @@ def _svg(draw: Callable[[Any], None], height: float, title: str) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
+        # Text stays text: the reader's own font draws what the measuring font lacks.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         figure = Figure(figsize=(WIDTH, height))
         FigureCanvasSVG(figure)
         draw(figure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ DEFAULT_MARGIN_POINTS: Final = 0.5
 class Gate:
     """How quality is judged: the metric, its direction, and the loss that still counts as equal.
 
-    margin: > 0, in the metric's own unit; None when nobody named one, and then nothing is judged.
+    margin: finite, >= 0, in the metric's own unit; None when nobody named one, and then nothing is judged.
     said: where direction and margin come from, for the report.  split: on which the metric was
     logged, "" where the runs named none.
     """
@@ -40,8 +41,11 @@ def gate_for(metric: str, values: Sequence[float], direction: str | None = None,
     name = metric.lower()
     if direction is None and name not in HIGHER | LOWER:
         raise BadInput(f"it is not known whether more {metric} is better", "add --direction higher or lower")
-    if margin is not None and not margin > 0:
-        raise BadInput(f"margin {margin} is not above 0", f"give the loss of {metric} that still counts as equal")
+    if margin is not None and not 0 <= margin < math.inf:
+        raise BadInput(
+            f"margin {margin} is not a finite number of 0 or more",
+            f"give the loss of {metric} that still counts as equal",
+        )
     higher = name in HIGHER if direction is None else direction == "higher"
     better = "higher" if higher else "lower"
     if margin is not None:

@@ -5,8 +5,7 @@ import os
 import signal
 import subprocess
 import time
-
-from conftest import wait_for
+from pathlib import Path
 
 
 def test_without_more_words_it_shows_the_last_run(bench):
@@ -25,7 +24,7 @@ def test_a_run_whose_everything_was_killed_is_reported_interrupted(simulated):
     launcher = simulated.start("run", "--quiet", "--", "sleep", "60", stderr=subprocess.DEVNULL)
     agent = simulated.agent_pid()
     time.sleep(7)
-    (child,) = wait_for(lambda: open(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read().split())
+    (child,) = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
     for pid in (agent, launcher.pid, int(child)):
         os.kill(pid, signal.SIGKILL)
     launcher.wait()

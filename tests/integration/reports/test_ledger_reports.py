@@ -234,7 +234,8 @@ def test_hook_gives_the_object_of_the_report(home: Home) -> None:
         (("study", "other"), "no run is labelled with study 'other'"),
         (("study", "example", "--baseline", "fp64"), "no compared run is of arm 'fp64'"),
         (("study", "example", "--quality", "vibes"), "it is not known whether more vibes is better"),
-        (("study", "example", "--margin", "0"), "is not above 0"),
+        (("study", "example", "--margin", "-1"), "is not a finite number of 0 or more"),
+        (("study", "example", "--margin", "inf", "--json"), "is not a finite number of 0 or more"),
     ],
 )
 def test_bad_requests_are_refused_in_two_lines(home: Home, words: tuple[str, ...], cause: str) -> None:

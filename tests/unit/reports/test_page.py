@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -63,6 +64,42 @@ def test_plots_name_the_gases_of_the_series() -> None:
     runs = tuple(replace(f, slots=tuple(of_co2(s) for s in f.slots)) for f in example_study().runs)
     drawn = plots.quality_against_cost(study_document(replace(example_study(), runs=runs), Asked(), START_US))
     assert "g CO2 on the reference site" in drawn
+
+
+ODD_NAMES = (
+    "costs $5 or $6_",
+    "量子化とプルーニングを組み合わせた長い名前の腕",
+    "a technique with " + "many words " * 8,
+    "x" * 90,
+)
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_any_name_of_an_arm_is_drawn_whole(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    runs = tuple(replace(f, run=replace(f.run, labels=replace(f.run.labels, arm=name))) for f in example_study().runs)
+    doc = study_document(replace(example_study(), runs=runs), Asked(), START_US)
+    drawn = plots.energy_per_arm(doc)
+    plots.quality_against_cost(doc)
+    plots.inference_per_arm(doc)
+    said = "".join(re.findall(r">([^<\n]+)</text>", drawn))
+    for word in name.split():
+        assert word in said or len(word) > plots.LONGEST_LABEL
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_the_left_margin_holds_the_longest_line(name: str) -> None:
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    lines = plots._broken(name).split("\n")
+    assert "".join(lines).replace(" ", "") == name.replace(" ", "")
+    columns = max(plots._columns(line) for line in lines)
+    assert columns <= plots.LONGEST_LABEL
+    if name.isascii():
+        widths = [TextPath((0, 0), line, size=9, prop=FontProperties(family="DejaVu Sans")) for line in lines if line]
+        widest = max(path.get_extents().width for path in widths) / 72
+        assert widest <= columns * plots.COLUMN_INCHES + 0.05
 
 
 def test_nothing_to_draw_draws_nothing() -> None:

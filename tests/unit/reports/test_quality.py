@@ -64,7 +64,7 @@ def test_an_unknown_direction_is_asked_for() -> None:
     assert gate_for("vibes", [1.0], "lower").higher_is_better is False
 
 
-@pytest.mark.parametrize("margin", [0.0, -1.0, float("nan")])
-def test_a_margin_must_be_above_zero(margin: float) -> None:
-    with pytest.raises(BadInput, match="not above 0"):
+@pytest.mark.parametrize("margin", [-1.0, float("nan"), float("inf")])
+def test_a_margin_is_finite_and_not_below_zero(margin: float) -> None:
+    with pytest.raises(BadInput, match="not a finite number of 0 or more"):
         gate_for("accuracy", [0.9], margin=margin)
