@@ -130,6 +130,11 @@ def better(quality_difference: Estimate, higher_is_better: bool) -> bool:
     return quality_difference.low > 0 if higher_is_better else quality_difference.high < 0
 
 
+def worse(quality_difference: Estimate, higher_is_better: bool) -> bool:
+    """True when the interval lies wholly on the worse side of zero, by however little."""
+    return better(quality_difference, not higher_is_better)
+
+
 def _logs(samples: Sequence[Sample]) -> list[Sample]:
     if any(sample.value <= 0 for sample in samples):
         raise ValueError("a ratio needs values above 0")

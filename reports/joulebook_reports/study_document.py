@@ -16,7 +16,7 @@ from joulebook.summary import iso_utc
 from joulebook_collector.conservation import BookCheck
 
 from joulebook_reports.arms import RunRow, inherited_runs, phase_names, run_row, sort_runs
-from joulebook_reports.compare import Estimate, Sample, better, difference, holm, mean, not_inferior, ratio
+from joulebook_reports.compare import Estimate, Sample, better, difference, holm, mean, not_inferior, ratio, worse
 from joulebook_reports.confounding import busy_runs, confounders, why_observational
 from joulebook_reports.facts import RunFacts, StudyFacts
 from joulebook_reports.quality import Gate, common_split, gate_for
@@ -220,6 +220,7 @@ def _against(baseline: Arm, arm: Arm, energy: Claim, inference: Claim, gate: Gat
             "" if claim.found else "an energy is zero",
             _why_unjudged(quality, gate),
             quality is not None and better(quality, gate.higher_is_better),
+            quality is not None and worse(quality, gate.higher_is_better),
         )
 
     inherits = any(row.inherited for row in arm.rows)

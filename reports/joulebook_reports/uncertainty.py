@@ -85,6 +85,11 @@ def figure(value: float, expanded_u: float, scale: Scale) -> str:
     return f"{rounded(shown, places)} ± {rounded(u, places)} {scale.unit}"
 
 
+def at_digits_of(value: float, expanded_u: float, scale: Scale) -> str:
+    """``value`` at the digits that an expanded uncertainty allows, which is not its own and so not shown."""
+    return f"{figure(value, expanded_u, scale).partition(' ')[0]} {scale.unit}"
+
+
 def significant(value: float, digits: int = 3) -> str:
     """``value`` to that many significant digits, without an exponent."""
     if value == 0 or not math.isfinite(value):

@@ -25,11 +25,12 @@ def verdict(
     not_identifiable: str = "",
     quality_note: str = "",
     better: bool = False,
+    worse: bool = False,
 ) -> str:
     """One sentence on one arm against the baseline.
 
     ratio: of full energy.  adjusted_p: after Holm.  equal_quality: the gate's answer, None when it could
-    not be asked (quality_note says why).  better: quality's interval lies wholly on the better side.
+    not be asked (quality_note says why).  better, worse: quality's interval lies wholly on that side.
     not_identifiable: why no ratio exists.
     """
     if not_identifiable or ratio is None:
@@ -43,7 +44,7 @@ def verdict(
     unresolved = _unresolved(ratio, adjusted_p)
     if unresolved:
         return unresolved
-    return f"{percent_change(ratio)} {_quality_words(equal_quality, quality_note, better)}"
+    return f"{percent_change(ratio)} {_quality_words(equal_quality, quality_note, better, worse)}"
 
 
 def _interval_of(ratio: Estimate) -> str:
@@ -59,9 +60,11 @@ def _unresolved(ratio: Estimate, adjusted_p: float | None) -> str:
     return ""
 
 
-def _quality_words(equal_quality: bool | None, note: str, better: bool) -> str:
+def _quality_words(equal_quality: bool | None, note: str, better: bool, worse: bool) -> str:
     if equal_quality is None:
         return f"(quality not judged: {note or 'no quality was logged'})"
     if better:
         return "at better quality"
-    return "at equal quality" if equal_quality else "but quality not shown equal"
+    if not equal_quality:
+        return "but quality not shown equal"
+    return "with a loss of quality no worse than the margin" if worse else "at equal quality"

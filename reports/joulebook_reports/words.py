@@ -10,6 +10,7 @@ from joulebook_reports.uncertainty import (
     GRAMS,
     JOULES,
     WATT_HOURS,
+    at_digits_of,
     decimals,
     emissions_text,
     energy_text,
@@ -40,16 +41,28 @@ def component_rows(doc: RunDocument) -> list[tuple[str, str, str, str]]:
 
 
 def phase_rows(doc: RunDocument) -> list[tuple[str, str, str, str, str]]:
-    """(phase, time, energy, share, emissions), largest first."""
+    """(phase, time, energy, share, emissions), largest first.
+
+    A phase has no interval of its own: it is shown to the digits that the whole run's relative u allows.
+    """
     rows = []
+    u_energy = _relative(doc["energy_total_joules"], doc["energy_total_interval_joules"])
+    u_grams = _relative(doc["emissions_g"], doc["emissions_interval_g"])
     phases = {name: sum(parts.values()) for name, parts in doc["phases"].items()}
     for name, joules in sorted(phases.items(), key=lambda item: (-item[1], item[0])):
         seconds = doc["phase_seconds"].get(name)
         grams = doc["emissions_by_phase_g"].get(name) if doc["emissions_g"] is not None else None
         time = NONE if seconds is None else duration_text(seconds)
         share = _percent(joules, doc["energy_total_joules"])
-        rows.append((name, time, energy_text(joules), share, NONE if grams is None else emissions_text(grams)))
+        energy = at_digits_of(joules, u_energy * joules, scale_for(joules, JOULES))
+        emitted = NONE if grams is None else at_digits_of(grams, u_grams * grams, scale_for(grams, GRAMS))
+        rows.append((name, time, energy, share, emitted))
     return rows
+
+
+def _relative(value: float | None, pair: Sequence[float] | None) -> float:
+    """Half-width at k = 2 as part of the value; 0 where either is missing."""
+    return (pair[1] - value) / value if value and pair else 0.0
 
 
 def child_rows(doc: RunDocument) -> list[tuple[str, str]]:
@@ -198,9 +211,12 @@ def gate_text(arm: Mapping[str, Any], doc: StudyDocument) -> str:
     if arm["not_inferior"] is None:
         return "not judged"
     change, higher = arm["quality_difference"], doc["quality_gate"]["direction"] == "higher"
-    if change["low"] > 0 if higher else change["high"] < 0:
+    above, below = change["low"] > 0, change["high"] < 0
+    if above if higher else below:
         return "better"
-    return "equal" if arm["not_inferior"] else "not shown equal"
+    if not arm["not_inferior"]:
+        return "not shown equal"
+    return "no worse than the margin" if (below if higher else above) else "equal"
 
 
 def estimate_energy(found: Mapping[str, Any] | None) -> str:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from joulebook_reports.uncertainty import (
     GRAMS,
     JOULES,
+    at_digits_of,
     common_u,
     decimals,
     emissions_text,
@@ -77,3 +78,10 @@ def test_printed_value_is_within_half_of_the_last_digit_of_u(value: float, u: fl
 
 def test_significant_digits_without_exponent() -> None:
     assert [significant(v) for v in (0.0, 0.0012345, 12.345, 123456.0)] == ["0", "0.00123", "12.3", "123000"]
+
+
+def test_a_part_without_u_of_its_own_takes_the_digits_of_the_whole() -> None:
+    # 4654 J at a relative half-width of 4.9 % is +- 228 J: one digit, so hundreds; 746 J is +- 37 J: tens
+    assert at_digits_of(4654.0, 228.0, JOULES[1]) == "4.7 kJ"
+    assert at_digits_of(746.0, 37.0, JOULES[0]) == "750 J"
+    assert at_digits_of(746.4, 0.0, JOULES[0]) == "746 J"

@@ -38,3 +38,6 @@ def test_words(found: Estimate | None, p: float | None, equal: bool | None, word
 def test_reasons_are_given() -> None:
     assert verdict(None, None, None, "an energy is zero") == "not identifiable: an energy is zero"
     assert verdict(ratio(0.8, 0.7, 0.9), 0.01, True, better=True).endswith("at better quality")
+    small_loss = verdict(ratio(0.8, 0.7, 0.9), 0.01, True, worse=True)
+    assert small_loss == "saves 20.0 % [10.0, 30.0] with a loss of quality no worse than the margin"
+    assert verdict(ratio(0.8, 0.7, 0.9), 0.01, False, worse=True).endswith("but quality not shown equal")
