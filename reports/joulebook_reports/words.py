@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,9 @@ from joulebook_reports.uncertainty import (
 
 NOT_MEASURED = "no meter"
 NONE = "–"
+MOST_DEVICES = 3
+"""Devices named before a note that more of them carry."""
+
 
 RunDocument = Mapping[str, Any]
 StudyDocument = Mapping[str, Any]
@@ -295,9 +299,21 @@ def inherits(doc: StudyDocument) -> bool:
 
 
 def note_lines(doc: Mapping[str, Any]) -> list[str]:
-    """Notes without the machine's id before each device where there is but one machine."""
+    """Notes without the machine's id before each device where there is but one machine, each text once.
+
+    Devices that carry the same text stand together before it: ``a, b, c and 9 more: text``.
+    """
     machine = doc.get("machine_id") or _common_machine(doc["notes"])
-    return sorted({note.removeprefix(f"{machine}/") for note in doc["notes"]})
+    by_text: dict[str, list[str]] = defaultdict(list)
+    for note in sorted({note.removeprefix(f"{machine}/") for note in doc["notes"]}):
+        device, colon, text = note.partition(": ")
+        by_text[f": {text}" if colon else note] += [device] * bool(colon)
+    return sorted(_named(devices) + text for text, devices in by_text.items())
+
+
+def _named(devices: Sequence[str]) -> str:
+    more = f" and {len(devices) - MOST_DEVICES} more" if len(devices) > MOST_DEVICES else ""
+    return ", ".join(devices[:MOST_DEVICES]) + more
 
 
 def _common_machine(notes: Sequence[str]) -> str:
