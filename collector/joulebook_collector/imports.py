@@ -49,6 +49,7 @@ from joulebook_collector.import_rows import (
     whole_millijoules,
 )
 from joulebook_collector.ledger import Ledger
+from joulebook_collector.parents import refuse_node_beside_parts
 from joulebook_collector.shadows import UTC_BOOT
 from joulebook_collector.shipped import ANNUAL_U_REL
 from joulebook_collector.tables import Cells, file_identity, read_table
@@ -84,6 +85,8 @@ def import_file(
     bodies, notes = READERS[kind](cells, defaults or {}, f"import {path.name}")
     _refuse_known_runs(ledger, bodies, identity)
     _refuse_overlaps(bodies)
+    if not ledger.query("select 1 from log where agent_id = ? limit 1", [identity]):
+        refuse_node_beside_parts(ledger, bodies)
     batch = Batch(identity, kind, tuple(Row(seq, body) for seq, body in enumerate(bodies, start=1)))
     receipt = ledger.ingest(batch)
     return Imported(kind, path.name, len(cells), receipt.accepted, receipt.duplicates, tuple(notes))

@@ -1,6 +1,7 @@
 """Imports: all of a file or nothing, units by name, each file once."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -16,6 +17,7 @@ from joulebook_collector.imports import import_file, parse_techniques
 from joulebook_collector.ledger import Ledger
 from joulebook_collector.pricing import price, slot_energies
 from joulebook_collector.sites import add_site
+from joulebook_collector.testing import a_batch
 
 
 @pytest.fixture
@@ -294,6 +296,43 @@ def test_techniques_are_read_from_words_or_json():
     )
     with pytest.raises(BadInput):
         parse_techniques("[1]", 1)
+
+
+NODE_OF_B1 = """machine,device,component,started_at,ended_at,energy_joules,run
+n9,rack,node,2026-04-01T00:00:00Z,2026-04-01T01:00:00Z,1500,b1
+"""
+NODE_OF_N1 = """machine,device,component,started_at,ended_at,energy_joules,run
+n1,rack,node,2026-03-01T02:29:00Z,2026-03-01T03:00:00Z,1500,
+"""
+BOTH_BY_TIME = NODE_OF_N1 + "n1,cpu0,cpu,2026-03-01T02:00:00Z,2026-03-01T02:30:00Z,1000,\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "cause"),
+    [
+        (RUNS, NODE_OF_B1, "run b1: the ledger has its parts'"),
+        (NODE_OF_B1, RUNS, "run b1: the ledger has the node's"),
+        (RUNS, NODE_OF_N1, "machine n1 at 2026-03-01T02:29:00Z: the ledger has its parts'"),
+        (NODE_OF_N1, RUNS, "machine n1 at 2026-03-01T02:00:00Z: the ledger has the node's"),
+        ("", RUNS.replace("gpu_kwh", "node_joules"), "machine n1 at 2026-03-01T00:00:00Z: the file has both"),
+        ("", BOTH_BY_TIME, "machine n1 at 2026-03-01T02:00:00Z: the file has both"),
+    ],
+)
+def test_a_node_beside_its_parts_is_refused(take, first, second, cause):
+    # A node of 1500 J with a CPU of 1000 J in it drew 1500 J, and never the 2500 J that a sum would say.
+    if first:
+        take("runs" if first == RUNS else "measurements", first)
+    with pytest.raises(BadInput, match=cause) as caught:
+        take("runs" if second.startswith("run,") else "measurements", second)
+    assert "not both" in caught.value.remedy
+
+
+def test_a_node_before_and_after_its_parts_is_taken_and_a_known_file_stays_known(ledger, take):
+    take("measurements", NODE_OF_N1)
+    take("measurements", BOTH_BY_TIME.replace("2026-03-01T02:30", "2026-03-01T02:29"))
+    assert take("measurements", NODE_OF_N1).duplicates == 1
+    ledger.ingest(a_batch([replace(ledger.measurements()[-1], device_id="gpu0", component=Component.GPU)]))
+    assert take("measurements", NODE_OF_N1).duplicates == 1
 
 
 FACTORS = """zone,started_at,ended_at,g_per_kwh,source
