@@ -17,6 +17,7 @@ from joulebook.errors import BadInput
 from joulebook.rows import Component, Method, Status
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from joulebook_collector.columns import BIGINT_MAX
 from joulebook_collector.near import near
 from joulebook_collector.tables import Cells
 
@@ -40,6 +41,9 @@ G_PER_KWH: Final[Mapping[str, Decimal]] = {
     "lb_per_mwh": Decimal("0.45359237"),
 }
 """Unit of an intensity in a column's name -> g/kWh."""
+
+MOST: Final = Decimal(BIGINT_MAX) * 1000
+"""The largest amount that is read, in any unit that a row is brought to: 64 bits of millijoules, as microjoules."""
 
 U_ASSUMED: Final = {Method.COUNTER: 0.05, Method.INTEGRATED: 0.1, Method.MODELLED: 0.3}
 """Relative standard uncertainty taken, and labelled, for an import that states none."""
@@ -196,9 +200,8 @@ def _set(defaults: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parse(model: type[R], cells: Cells, number: int) -> R:
-    cells = _PREPARED.get(model, lambda same, _: same)(cells, number)
     try:
-        return model.model_validate(cells)
+        return model.model_validate(_PREPARED.get(model, lambda same, _: same)(cells, number))
     except ValidationError as error:
         # An unknown column explains a missing one, so it is told first.
         first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
@@ -236,7 +239,7 @@ def _measurement_cells(cells: Cells, number: int) -> Cells:
 
 def _from_power(cells: Cells, number: int) -> Cells:
     """Mean power over the span as energy: a step, for the mean belongs to its whole window."""
-    watts = _decimal(cells.pop("power_watts"), "power_watts", number)
+    watts = _scaled(cells.pop("power_watts"), "power_watts", number, Decimal(1))
     ends = _Ends.model_validate({k: cells[k] for k in ("started_at", "ended_at") if k in cells})
     span = ends.ended_at - ends.started_at
     micros = span.days * 86_400_000_000 + span.seconds * 1_000_000 + span.microseconds
@@ -269,7 +272,7 @@ def _run_cells(cells: Cells, number: int) -> Cells:
             component, unit = found.groups()
             if component in energy:
                 raise BadInput(f"row {number} gives the energy of {component} twice", "give it in one unit")
-            energy[component] = _decimal(value, name, number) * MILLIJOULES[unit]
+            energy[component] = _scaled(value, name, number, MILLIJOULES[unit])
         elif name.startswith("quality_") and len(name) > len("quality_"):
             quality[name.removeprefix("quality_")] = value
         else:
@@ -292,7 +295,17 @@ def _one_of(cells: Cells, scales: Mapping[str, Decimal], number: int) -> tuple[C
     if len(given) > 1:
         raise BadInput(f"row {number} gives {' and '.join(given)}", "give it in one unit")
     rest = {name: value for name, value in cells.items() if name not in scales}
-    return rest, _decimal(cells[given[0]], given[0], number) * scales[given[0]] if given else None
+    return rest, _scaled(cells[given[0]], given[0], number, scales[given[0]]) if given else None
+
+
+def _scaled(value: Any, name: str, number: int, scale: Decimal) -> Decimal:
+    """The amount in the unit that scale leads to; compared before it is multiplied, which could overflow."""
+    amount = _decimal(value, name, number)
+    if amount > MOST / scale:
+        raise BadInput(
+            f"row {number}, {name}: {value!r} is more than the ledger can hold", "mend the value or its unit"
+        )
+    return amount * scale
 
 
 def _decimal(value: Any, name: str, number: int) -> Decimal:
@@ -306,7 +319,9 @@ def _decimal(value: Any, name: str, number: int) -> Decimal:
 
 
 def whole_millijoules(amount: Decimal) -> int:
-    """An exact amount in millijoules, rounded to a whole one, half to even."""
+    """An exact amount in millijoules, rounded to a whole one, half to even. Raises BadInput beyond 64 bits."""
+    if amount > BIGINT_MAX:
+        raise BadInput(f"{amount:.3g} mJ is more than the ledger can hold", "mend the value or its unit")
     return int(amount.quantize(Decimal(1), rounding=ROUND_HALF_EVEN))
 
 

@@ -48,7 +48,7 @@ from joulebook_collector.import_rows import (
     parse_rows,
     whole_millijoules,
 )
-from joulebook_collector.ledger import Ledger
+from joulebook_collector.ledger import Forked, Ledger, Receipt
 from joulebook_collector.parents import refuse_node_beside_parts
 from joulebook_collector.shadows import UTC_BOOT
 from joulebook_collector.shipped import ANNUAL_U_REL
@@ -88,8 +88,18 @@ def import_file(
     if not ledger.query("select 1 from log where agent_id = ? limit 1", [identity]):
         refuse_node_beside_parts(ledger, bodies)
     batch = Batch(identity, kind, tuple(Row(seq, body) for seq, body in enumerate(bodies, start=1)))
-    receipt = ledger.ingest(batch)
+    receipt = _ingest(ledger, batch, path.name)
     return Imported(kind, path.name, len(cells), receipt.accepted, receipt.duplicates, tuple(notes))
+
+
+def _ingest(ledger: Ledger, batch: Batch, name: str) -> Receipt:
+    try:
+        return ledger.ingest(batch, whole=True)
+    except Forked as error:
+        raise BadInput(
+            f"{name} was imported before with other options, or under another name, and its rows would differ now",
+            "import it as it was imported then; what was taken stays as it is",
+        ) from error
 
 
 Bodies = tuple[list[Body], list[str]]
@@ -98,10 +108,7 @@ Bodies = tuple[list[Body], list[str]]
 def measurement_bodies(cells: Sequence[Cells], defaults: Mapping[str, Any], source: str) -> Bodies:
     """Measurements, each wholly its run's, or unattributed."""
     rows = parse_rows(MeasurementRow, list(cells), defaults)
-    return [
-        _numbered(n, _measurement, row.machine, row.device, row, whole_millijoules(row.energy_millijoules), source)
-        for n, row in enumerate(rows, start=1)
-    ], []
+    return [_numbered(n, _measurement, row, source) for n, row in enumerate(rows, start=1)], []
 
 
 def counter_bodies(cells: Sequence[Cells], defaults: Mapping[str, Any], source: str) -> Bodies:
@@ -142,17 +149,15 @@ READERS: Final[dict[str, Callable[[Sequence[Cells], Mapping[str, Any], str], Bod
 KINDS: Final = (*READERS, "factors")
 
 
-def _measurement(
-    machine: str, device: str, row: MeasurementRow, energy: int, source: str, method: Method | None = None
-) -> Measurement:
+def _measurement(row: MeasurementRow, source: str) -> Measurement:
     return _build(
-        machine=machine,
-        device=device,
+        machine=row.machine,
+        device=row.device,
         component=row.component,
         us=(micros(row.started_at), micros(row.ended_at)),
-        energy=energy,
+        energy=whole_millijoules(row.energy_millijoules),
         meter=row.meter,
-        method=row.method or method,
+        method=row.method,
         u=row.u,
         coverage=row.coverage,
         source=source,

@@ -112,12 +112,12 @@ class Ledger:
 
     # -- writing
 
-    def ingest(self, batch: Batch) -> Receipt:
+    def ingest(self, batch: Batch, *, whole: bool = False) -> Receipt:
         """Take a batch, once, however often it is delivered; durable on return.
 
         Rows that break a rule go to quarantine with the reason. Raises Forked when rows of the same
-        place differ from those that are stored, BadInput when the batch itself is malformed;
-        nothing is stored then.
+        place differ from those that are stored, BadInput when the batch itself is malformed; nothing is
+        stored then.  whole: all of it or nothing, so a row that breaks a rule is BadInput too.
         """
         _check_batch(batch)
         high_water = self._high_water(batch)
@@ -134,6 +134,8 @@ class Ledger:
         if not fresh:
             return Receipt(0, duplicates, 0, high_water)
         fresh = self._without_overlaps(batch.agent_id, fresh)
+        if whole:
+            _refuse_partial(fresh)
         good = [row for row in fresh if not row.refused]
         duplicates += sum(row.duplicate for row in fresh)
         receipt = Receipt(
@@ -493,6 +495,12 @@ def _record(body: Body) -> tuple[Record, str]:
 def _quarantine_text(body: Body) -> str:
     """The row as JSON, whatever it holds: numbers beyond 64 bits and NaN among them."""
     return json.dumps(to_wire(body), sort_keys=True, default=str)
+
+
+def _refuse_partial(fresh: Sequence[_Fresh]) -> None:
+    for row in fresh:
+        if row.refused and not row.duplicate:
+            raise BadInput(f"row {row.seq} cannot be stored: {row.refused}", "mend it, or leave it out")
 
 
 def _check_batch(batch: Batch) -> None:

@@ -52,13 +52,13 @@ def _stripped(value: Any) -> Any:
 def _read_csv(path: Path) -> list[Cells]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
-        names = reader.fieldnames or []
-        if len(set(names)) != len(names):
-            raise BadInput(f"{path.name} names a column twice", "give every column its own name")
         try:
+            names = reader.fieldnames or []
+            if len(set(names)) != len(names):
+                raise BadInput(f"{path.name} names a column twice", "give every column its own name")
             return list(reader)
         except csv.Error as error:
-            raise BadInput(f"line {reader.line_num} of {path.name}: {error}", "mend the quoting") from error
+            raise BadInput(f"line {reader.reader.line_num} of {path.name}: {error}", "mend the quoting") from error
 
 
 def _read_json_lines(path: Path) -> list[Cells]:

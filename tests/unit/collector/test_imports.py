@@ -168,6 +168,8 @@ def test_json_lines_and_parquet_say_the_same_as_csv(ledger, take, tmp_path):
     [
         (".xlsx", "x", "format"),
         (".csv", "a,b\n", "no rows"),
+        (".csv", '"run"x,study\n1,2\n', "line 1 of measurements.csv.*expected"),
+        (".csv", 'run,study\n1,2\n"3"x,4\n', "line 3 of measurements.csv"),
         (".jsonl", "{oops\n", "line 1"),
         (".jsonl", "[1]\n", "line 1"),
         (".jsonl", '{"u": NaN}\n', "NaN"),
@@ -227,6 +229,44 @@ def test_counters_that_say_nothing_are_refused(take, reads, cause):
         take("counters", text)
 
 
+COUNTERS = """machine,device,component,at,energy_joules
+n1,g,gpu,2026-03-01T00:00:00Z,0
+n1,g,gpu,2026-03-01T00:01:00Z,5
+n1,g,gpu,2026-03-01T00:02:00Z,LAST
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "cause"),
+    [
+        ("counters", COUNTERS.replace("LAST", "1e30"), "row 3, energy_joules: '1e30' is more than the ledger can hold"),
+        # 2^63 mJ is 9.22e15 J.
+        ("counters", COUNTERS.replace("LAST", "1e16"), "row 3, energy_joules: '1e16' is more than the ledger can hold"),
+        ("measurements", SPANS.replace("7200", "1e16"), "row 2: 1.00e.19 mJ is more than the ledger can hold"),
+        ("measurements", SPANS.replace("7200", "1e999999"), "row 2, energy_joules: '1e999999' is more than"),
+        ("measurements", SPANS.replace("energy_joules", "power_watts").replace("7200", "1e18"), "row 2: 3.60e.24 mJ"),
+    ],
+)
+def test_more_than_the_ledger_can_hold_refuses_the_file(take, kind, text, cause):
+    with pytest.raises(BadInput, match=cause):
+        take(kind, text)
+
+
+def test_a_power_without_a_time_is_told(take):
+    with pytest.raises(BadInput, match="row 2, ended_at"):
+        take("measurements", SPANS.replace("energy_joules", "power_watts").replace("2026-03-01T03:00:00+01:00", "soon"))
+
+
+def test_a_file_taken_with_other_options_is_told_in_words(ledger, take):
+    text = SPANS.replace("counter,0.01,r1", ",0.01,r1")
+    take("measurements", text)
+    before = ledger.measurements()
+    with pytest.raises(BadInput, match=r"measurements\.csv was imported before with other options") as caught:
+        take("measurements", text, defaults={"method": "counter"})
+    assert "stays as it is" in caught.value.remedy
+    assert ledger.measurements() == before
+
+
 RUNS = """\
 run,machine,started_at,ended_at,study,arm,techniques,seed,energy_gpu_kwh,energy_cpu_joules,quality_accuracy,samples,phase,method,u
 b1,n1,2026-03-01T00:00:00Z,2026-03-01T02:00:00Z,pub,,,1,1.5,20000,0.91,60000,train,counter,0.03
@@ -276,6 +316,8 @@ def test_a_run_that_is_there_already_is_refused(take):
         ("0.91", "nan", "row 1, quality.accuracy"),
         ("1.2,,0.9", "-1.2,,0.9", "row 3, energy_gpu_kwh"),
         ("int8(bits=8)", "int8(bits)", "row 3, techniques"),
+        ("1.2,,0.9", "1e20,,0.9", "row 3, energy_gpu_kwh: '1e20' is more than the ledger can hold"),
+        ("60000,train", "60000000000000000000,train", "cannot be stored: samples"),
         ("energy_gpu_kwh", "energy_tpu_kwh", "energy_tpu_kwh"),
         ("energy_gpu_kwh", "energy", "'energy'"),
         ("2026-03-01T02:30:00Z", "2026-03-01T02:00:00Z", "row 2 ends"),
