@@ -90,8 +90,9 @@ def shares_under(measurement: Measurement, policy: Policy | None) -> Sequence[Sh
 def price(ledger: Ledger, slots: Sequence[SlotEnergy], as_of_us: int | None = None) -> list[PricedSlot]:
     """Each slot with its site, PUE and factor as known at T, in the order given.
 
-    A value of the slot's own period beats an annual mean; what is known later beats what was known
-    earlier for the same period; an annual mean prices later years until a newer one is known.
+    A value of the slot's own period beats an annual mean; for the same period, a value that was added
+    beats a shipped one, then what is known later beats what was known earlier; an annual mean prices
+    later years until a newer one is known.
     What is missing is None, and says so.
     """
     return [known.slot for known in price_known(ledger, slots, ledger.as_of(as_of_us))]
@@ -217,7 +218,8 @@ with place as (
             f.known_at_us as factor_known_at_us, row_number() over (
                 partition by w.zone, w.kind, w.basis, w.flow, w.accounting, w.gases, w.slot_started_at_us
                 order by case when f.annual then 1 else 0 end,
-                    case when f.annual then f.started_at_us else 0 end desc, f.txn desc, f.ordinal desc) as choice
+                    case when f.annual then f.started_at_us else 0 end desc,
+                    case when f.origin like 'shipped:%' then 1 else 0 end, f.txn desc, f.ordinal desc) as choice
         from wanted as w
         join factor as f on f.zone = w.zone and f.kind = w.kind and f.basis = w.basis and f.flow = w.flow
             and f.accounting = w.accounting and f.gases = w.gases

@@ -90,11 +90,14 @@ def cloud_regions() -> tuple[CloudRegion, ...]:
 
 
 def bring_shipped(ledger: Ledger) -> None:
-    """Take the shipped annual table into the ledger, once per content; a newer table adds what changed."""
+    """Take the shipped annual table into the ledger; another table than the last one adds what changed since.
+
+    Compared with shipped values only: what somebody added is theirs, and pricing prefers it.
+    """
     origin = "shipped:" + sha256(_text("grid_intensity_annual.csv").encode()).hexdigest()[:16]
-    if ledger.query("select 1 from log where action = 'shipped' and detail = ?", [origin]):
+    if ledger.query("select detail from log where action = 'shipped' order by txn desc limit 1") == [(origin,)]:
         return
-    held = set(ledger.query("select zone, kind, basis, flow, accounting, gases, started_at_us, g_per_kwh from factor"))
+    held = set(ledger.query(_LAST_SHIPPED))
     rows = [row for row in annual_rows() if (*_key(row.series), year_us(row.year), row.g_per_kwh) not in held]
     first = not held
     with ledger.transaction("shipped", detail=origin) as stamp:
@@ -102,6 +105,15 @@ def bring_shipped(ledger: Ledger) -> None:
         ledger.append("factor", [(*place, i, *_annual_values(row), origin) for i, row in enumerate(rows)])
         if first:
             ledger.append("site", [(*place, LOCAL_SITE, None, "", 0.0, *[None] * 6, "")])
+
+
+_LAST_SHIPPED: Final = """
+select zone, kind, basis, flow, accounting, gases, started_at_us, g_per_kwh from (
+    select *, row_number() over (
+        partition by zone, kind, basis, flow, accounting, gases, started_at_us order by txn desc, ordinal desc) as age
+    from factor where origin like 'shipped:%'
+) as f where age = 1
+"""
 
 
 def _annual_values(row: AnnualRow) -> FactorValues:

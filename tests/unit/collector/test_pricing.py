@@ -3,12 +3,13 @@
 import pytest
 from joulebook.rows import Component
 from joulebook.units import US_PER_HOUR
+from joulebook_collector import shipped
 from joulebook_collector.factors import NewFactor, add_factors, find_series, year_period_us
 from joulebook_collector.ledger import Ledger
 from joulebook_collector.priced import SlotEnergy
 from joulebook_collector.pricing import moves_of, price, slot_energies
 from joulebook_collector.restate import restatements
-from joulebook_collector.shipped import year_us
+from joulebook_collector.shipped import annual_rows, year_us
 from joulebook_collector.sites import add_site, assign
 from joulebook_collector.testing import START_US, a_measurement, a_run
 
@@ -111,6 +112,46 @@ def test_an_annual_value_prices_its_year_and_later_ones(ledger, year, g_per_kwh,
     annual(ledger, "DE", 2026, 500.0)
     (priced,) = price(ledger, [a_slot(year_us(year) + 5 * US_PER_HOUR)])
     assert (priced.g_per_kwh, priced.label, priced.u_g_per_kwh) == (g_per_kwh, label, u)
+
+
+@pytest.fixture
+def upgrade(ledger, monkeypatch):
+    """Open the ledger as a joulebook would whose table has another German value for 2025."""
+    text = shipped._text("grid_intensity_annual.csv")
+    (line,) = [line for line in text.splitlines() if line.startswith("DE,") and ",2025," in line]
+    value = next(row.g_per_kwh for row in annual_rows() if (row.series.zone, row.year) == ("DE", 2025))
+
+    def upgrader(g_per_kwh: float | None) -> None:
+        named = line if g_per_kwh is None else line.replace(f",{value:g},", f",{g_per_kwh:g},")
+        monkeypatch.setattr(shipped, "_text", lambda _: text.replace(line, named))
+        annual_rows.cache_clear()
+        shipped.bring_shipped(ledger)
+
+    yield upgrader
+    annual_rows.cache_clear()
+
+
+def test_a_newer_shipped_table_supersedes_the_older_and_never_what_somebody_added(ledger, upgrade):
+    add_site(ledger, "local", pue=1.0, pue_source="meter", zone="DE")
+    (first,) = price(ledger, [a_slot()])
+    upgrade(299.0)
+    assert price(ledger, [a_slot()])[0].emissions_g == pytest.approx(299.0)
+    annual(ledger, "DE", 2025, 310.0)
+    upgrade(305.0)
+    # 1 kWh x PUE 1.0 x 310 g/kWh, whatever comes with a package.
+    assert price(ledger, [a_slot()])[0].emissions_g == pytest.approx(310.0)
+    assert first.g_per_kwh not in (299.0, 305.0)
+
+
+def test_a_shipped_value_that_is_taken_back_is_added_again(ledger, upgrade):
+    add_site(ledger, "local", pue=1.0, pue_source="meter", zone="DE")
+    (first,) = price(ledger, [a_slot()])
+    upgrade(299.0)
+    upgrade(None)
+    assert price(ledger, [a_slot()])[0].g_per_kwh == first.g_per_kwh
+    known = ledger.latest_known_us()
+    upgrade(None)
+    assert ledger.latest_known_us() == known
 
 
 def test_a_year_before_the_first_known_value_is_missing(ledger):
