@@ -39,9 +39,11 @@ def add_site(
 ) -> Site:
     """A site, or a newer version of one: what is not given stays as it was known.
 
-    pue: >= 1, with its source.  zone: a grid zone; words choose among its series (factors.WORDS).
+    pue: >= 1, with its source; pue_source and u_pue without it are those of the PUE that is known.
+    zone: a grid zone, else the known one; words choose among its series (factors.WORDS).
     cloud: "provider:region" fills zone and PUE from what is published, and says so in the note.
-    Raises BadInput on a PUE below 1 or without a source, an unknown zone or region.
+    Raises BadInput on a PUE below 1 or without a source, an unknown zone or region, and on what
+    would have no effect: words without a zone, a source or an uncertainty without a PUE.
     """
     _check_id(site_id)
     old = {site.site_id: site for site in read_sites(ledger)}.get(site_id)
@@ -50,13 +52,18 @@ def add_site(
         zone = zone or region.grid_zone
         note = note or _region_note(region)
         if pue is None and region.pue is not None:
+            if pue_source:
+                raise BadInput(f"{cloud} has a published PUE with its own source", "give --pue with your --pue-source")
             pue, pue_source = region.pue, f"{region.pue_source}, {region.pue_year}"
-    series = find_series(ledger, zone, words or {}) if zone else (old.series if old else None)
+    series = _series(ledger, site_id, old, zone, words or {})
+    if pue is None and old is not None and old.pue is not None and region is None:
+        pue, pue_source = old.pue, pue_source or old.pue_source
+        u_pue = old.u_pue if u_pue is None else u_pue
     if pue is not None:
         u_pue = U_PUE if u_pue is None else u_pue
         check_pue(pue, pue_source, u_pue)
-    elif old is not None and region is None:
-        pue, pue_source, u_pue = old.pue, old.pue_source, old.u_pue
+    elif pue_source or u_pue is not None:
+        raise BadInput(f"site {site_id} has no PUE that --pue-source or --pue-u could be of", "give --pue as well")
     if old is not None and zone is None:
         note = note or old.note
     key = (None,) * 6 if series is None else _key(series)
@@ -64,6 +71,21 @@ def add_site(
         row = (stamp.txn, stamp.known_at_us, site_id, pue, pue_source, u_pue or 0.0, *key, note)
         ledger.append("site", [row])
     return Site(site_id, pue, pue_source, u_pue or 0.0, series, stamp.known_at_us, note)
+
+
+def _series(
+    ledger: Ledger, site_id: str, old: Site | None, zone: str | None, words: Mapping[str, str | None]
+) -> SeriesKey | None:
+    """The series of the zone given, else of the known zone when words choose anew, else the known one."""
+    known = old.series if old else None
+    if zone is not None:
+        return find_series(ledger, zone, words)
+    chosen = [f"--{word}" for word, value in words.items() if value is not None]
+    if not chosen:
+        return known
+    if known is None:
+        raise BadInput(f"{', '.join(chosen)}: site {site_id} has no zone to choose a series of", "give --zone as well")
+    return find_series(ledger, known.zone, words)
 
 
 def check_pue(pue: float, pue_source: str, u_pue: float) -> None:

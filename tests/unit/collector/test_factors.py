@@ -167,6 +167,41 @@ def test_what_is_not_given_again_stays_and_earlier_versions_stay_known(ledger):
     assert (earlier.pue, earlier.series) == (None, DE)
 
 
+def test_words_without_a_zone_choose_anew_in_the_known_one(ledger):
+    add_factors(ledger, [a_factor(series=SeriesKey("DE", basis="direct"))], "test")
+    add_site(ledger, "local", zone="DE", words={"basis": "lifecycle"}, pue=1.3, pue_source="meter")
+    site = add_site(ledger, "local", words={"basis": "direct", "kind": None})
+    assert (site.series, site.pue) == (SeriesKey("DE", basis="direct"), 1.3)
+    assert ledger.sites() == [site]
+
+
+def test_an_uncertainty_or_source_without_a_pue_is_of_the_known_one(ledger):
+    add_site(ledger, "local", pue=1.3, pue_source="meter")
+    site = add_site(ledger, "local", u_pue=0.01)
+    assert (site.pue, site.pue_source, site.u_pue) == (1.3, "meter", 0.01)
+    site = add_site(ledger, "local", pue_source="audit")
+    assert (site.pue, site.pue_source, site.u_pue) == (1.3, "audit", 0.01)
+    assert ledger.sites() == [site]
+
+
+@pytest.mark.parametrize(
+    ("given", "cause", "remedy"),
+    [
+        ({"words": {"basis": "direct"}}, "--basis: site local has no zone", "--zone"),
+        ({"u_pue": 0.01}, "site local has no PUE", "--pue"),
+        ({"pue_source": "meter"}, "site local has no PUE", "--pue"),
+        ({"cloud": "aws:ap-east-1", "u_pue": 0.01}, "site local has no PUE", "--pue"),
+        ({"cloud": "aws:eu-west-1", "pue_source": "meter"}, "published PUE", "--pue"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(ledger, given, cause, remedy):
+    known = ledger.latest_known_us()
+    with pytest.raises(BadInput, match=cause) as caught:
+        add_site(ledger, "local", **given)
+    assert remedy in caught.value.remedy
+    assert ledger.latest_known_us() == known
+
+
 def test_a_cloud_region_fills_zone_and_pue_and_says_from_where(ledger):
     site = add_site(ledger, "dublin", cloud="aws:eu-west-1")
     region = find_region("aws:eu-west-1")
