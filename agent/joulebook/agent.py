@@ -51,6 +51,7 @@ class Loop:
     next_quick: int = NEVER
     burst: list[int] = field(default_factory=list)
     last_wake: int = 0
+    wake_wanted: bool = False
     idle_since: int = 0
     told: str = ""
     complained: bool = False
@@ -83,6 +84,8 @@ class Loop:
 
     def _due(self, now: int) -> int:
         times = [self.next_tick, self.next_quick, *self.burst, *(t for t in self.sampler.ends if t > now)]
+        if self.wake_wanted:
+            times.append(self.last_wake + LEAST_WAKE_NS)
         if self.inotify is None and self.sampler.book.open_ids():
             times.append(now + POLL_NS)
         return min(times)
@@ -93,7 +96,8 @@ class Loop:
             self.inotify.read(timeout=0)
         tick = now >= self.next_tick
         new = (marks_may_be_new or tick or self.inotify is None) and self.sampler.read_marks()
-        wake = new and now - self.last_wake >= LEAST_WAKE_NS
+        self.wake_wanted |= new  # a wake may be put off, never left out
+        wake = self.wake_wanted and now - self.last_wake >= LEAST_WAKE_NS
         burst_due = [t for t in self.burst if t <= now]
         if tick or wake or burst_due:
             self.sampler.read_meters()
@@ -103,11 +107,13 @@ class Loop:
         if wake or (tick and now >= self.sampler.next_edge()):
             self.sampler.scan(boottime_ns())
         if wake:
+            self.wake_wanted = False
             self._plan_burst(now)
         if tick:
             self._plan_tick(now)
         self._plan_quick(now)
-        self._close(now)
+        if not self.wake_wanted:
+            self._close(now)
         if new:
             self.tell()
 
@@ -150,6 +156,8 @@ class Loop:
         if self.sampler.book.open_ids() or self.sampler.ends:
             self.idle_since = now
             return False
+        if self.sampler.book.runs:
+            self.idle_since = min(self.idle_since, now)  # the first run has been: no more waiting for it
         return now - self.idle_since > self.until_idle_ns
 
     def finish(self) -> None:
@@ -160,8 +168,8 @@ class Loop:
         self.sampler.scan(now)
         self.sampler.close_spans(now, force=True)
         self.sampler.close_through(now)
-        self.sampler.flush(now, finish_through=now)
-        self.sampler.tidy(now, everything=True)
+        if self.sampler.flush(now, finish_through=now):
+            self.sampler.tidy(now, everything=True)
         self.tell(stopped=True)
 
     def tell(self, *, stopped: bool = False) -> None:

@@ -51,7 +51,8 @@ class Party:
 class Machine:
     """What binding needs to know of the machine.
 
-    cpu: cumulative busy CPU nanoseconds of everything.  gpu_use: device -> party key ("" for processes of no run)
+    cpu: cumulative busy CPU nanoseconds of everything.  group_cpu: those of the agent's control group, None
+    where it has no limit.  gpu_use: device -> party key ("" for processes of no run)
     -> utilisation 0 to 1, as of the last span edge.
     """
 
@@ -61,6 +62,11 @@ class Machine:
     sample_ns: int
     gpu_use: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     policy: Policy = Policy.RESERVED
+    group_cpu: History | None = None
+
+    def cpu_of(self, device: Device) -> History:
+        """The CPU time that a device's energy stands for: a model's is that of the group that it models."""
+        return self.group_cpu if device.method is Method.MODELLED and self.group_cpu is not None else self.cpu
 
 
 def measure(
@@ -162,7 +168,7 @@ def claims(machine: Machine, history: DeviceHistory, parties: Sequence[Party], s
         Share(ShareKind.RUN, 0, machine.policy, state.run_id, state.phase, state.member, rank, weights)
         for (state, rank), weights in sorted(by_state.items(), key=lambda item: _text(item[0]))
     ]
-    others_cpu = max(0.0, machine.cpu.gained(start, end) / NS_PER_SECOND - claimed_cpu)
+    others_cpu = max(0.0, machine.cpu_of(history.device).gained(start, end) / NS_PER_SECOND - claimed_cpu)
     left = max(0.0, 1.0 - sum(share.weights.reserved_fraction for share in shares))
     others = Weights(others_cpu, use.get("", 0.0) * seconds, left if left > 1e-9 else 0.0)
     return [*shares, Share(ShareKind.UNATTRIBUTED, 0, machine.policy, weights=others)]

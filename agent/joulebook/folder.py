@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,7 +89,12 @@ class MarksFolder:
             if file is None:
                 file = MarksFile(name, MarksReader(self.home.marks / name))
             damage = len(file.reader.corrupt)
-            lines = file.read()
+            try:
+                lines = file.read()
+            except (OSError, ValueError, TypeError) as error:
+                print(f"joulebook agent: marks file {name} cannot be read: {error}", file=sys.stderr)
+                self._foreign.add(name)
+                continue
             if file.machine_id and file.machine_id != self.machine_id:
                 self._foreign.add(name)
                 continue

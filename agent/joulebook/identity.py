@@ -43,14 +43,18 @@ def new_run_id() -> str:
 
 
 def inherited_run_id(environ: Mapping[str, str] = os.environ) -> str | None:
-    """The run that this process was born into: own variable, torchrun unless its id is "none", Slurm."""
+    """The run that this process was born into: own variable, torchrun unless its id is "none", a Slurm step.
+
+    A Slurm job without a step is a batch script, whose commands are runs of their own.
+    """
     if own := environ.get(RUN_ID):
         return own
     elastic = environ.get("TORCHELASTIC_RUN_ID")
     if elastic and elastic != "none":
         return f"torchrun-{elastic}"
-    if job := environ.get("SLURM_JOB_ID"):
-        return f"slurm-{job}.{environ.get('SLURM_STEP_ID', '0')}"
+    job, step = environ.get("SLURM_JOB_ID"), environ.get("SLURM_STEP_ID")
+    if job and step:
+        return f"slurm-{job}.{step}"
     return None
 
 

@@ -7,6 +7,7 @@ no signal, no exit hook. Reading takes whole lines only; a torn tail waits for i
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -59,7 +60,30 @@ class MarksWriter:
 def members(values: Mapping[str, Any]) -> str:
     """JSON members for ``MarksWriter.write``, None left out."""
     kept = {key: value for key, value in values.items() if value is not None}
-    return "," + json.dumps(kept, separators=(",", ":"))[1:-1] if kept else ""
+    return "," + as_json(kept)[1:-1] if kept else ""
+
+
+def as_json(value: Any) -> str:
+    """Any value as JSON that every reader takes: other libraries' numbers as numbers, all else that is odd as text."""
+    try:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False, default=_plain)
+    except (ValueError, TypeError):
+        return json.dumps(_tamed(value), separators=(",", ":"), default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    item = getattr(value, "item", None)
+    return item() if callable(item) and getattr(value, "ndim", 0) == 0 else str(value)
+
+
+def _tamed(value: Any) -> Any:
+    """Non-finite numbers as text, keys as text, throughout."""
+    if isinstance(value, Mapping):
+        return {str(key): _tamed(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_tamed(item) for item in value]
+    plain = value if isinstance(value, str | int | float | bool | None) else _plain(value)
+    return str(plain) if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
 @dataclass(frozen=True, slots=True)

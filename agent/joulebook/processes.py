@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from joulebook.cgroup import cpu_seconds
 from joulebook.history import History
 from joulebook.identity import RUN_ID
 
@@ -76,22 +77,28 @@ class _Known:
 
 @dataclass(slots=True)
 class ProcessTable:
-    """The processes as of the last scan."""
+    """The processes as of the last scan.
+
+    machine: busy CPU nanoseconds of everything over time.  usage, group: the file that counts the CPU time of the
+    agent's own control group where that is limited, and what it said over time.
+    """
 
     proc: Path
     actors: dict[str, Actor] = field(default_factory=dict)
     machine: History = field(default_factory=History)
+    usage: Path | None = None
+    group: History = field(default_factory=History)
     _known: dict[int, _Known] = field(default_factory=dict)
+    _moved: bool = False
 
     def add_actor(self, actor: Actor) -> None:
         """From the next scan on, the process and what it starts count for this actor."""
         self.actors[actor.key] = actor
-        self._known.clear()  # who belongs to whom is decided anew; totals live in the actors
+        self._moved = True
 
     def drop_actor(self, key: str) -> None:
         """Its processes count for whoever is above them from now on."""
-        if self.actors.pop(key, None) is not None:
-            self._known.clear()
+        self._moved |= self.actors.pop(key, None) is not None
 
     def actor_of(self, pid: int) -> str | None:
         """Key of the actor that a process belongs to."""
@@ -101,11 +108,15 @@ class ProcessTable:
     def scan(self, now_ns: int) -> None:
         """Read CPU times of every actor's tree and of the machine."""
         self.machine.add(now_ns, machine_busy_ns(self.proc))
+        if self.usage is not None:
+            self.group.add(now_ns, int(cpu_seconds(self.usage) * 1e9))
         if not self.actors:
             self._known.clear()
             return
         listed = {int(name) for name in os.listdir(self.proc) if name.isdigit()}  # noqa: PTH208
         self._leave(listed)
+        if self._moved:
+            self._sort_anew(listed)
         self._meet(listed)
         totals = dict.fromkeys(self.actors, 0)
         for pid, known in self._known.items():
@@ -150,18 +161,43 @@ class ProcessTable:
         named = next((word[len(prefix) :].decode(errors="replace") for word in words if word.startswith(prefix)), None)
         return next((a.key for a in self.actors.values() if named is not None and a.run_id == named), None)
 
+    def _sort_anew(self, listed: set[int]) -> None:
+        """An actor came or went: who belongs to whom is decided anew, and no actor's total jumps for it."""
+        before, self._known, self._moved = self._known, {}, False
+        self._meet(listed)
+        for pid, old in before.items():
+            new = self._known.get(pid)
+            if new is None or new.actor == old.actor:
+                continue
+            total = old.own_ns + old.children_ns
+            if old.actor in self.actors:
+                self.actors[old.actor].carried += total
+            if new.actor is not None and self.actors[new.actor].cpu.last_time is not None:
+                self.actors[new.actor].carried -= total
+
     def _leave(self, listed: set[int]) -> None:
-        for pid in sorted(self._known.keys() - listed):
-            known = self._known.pop(pid)
-            if known.actor is None or known.actor not in self.actors:
+        """Carry on what those that are gone had used, where nobody's waited-for children will show it."""
+        gone = self._known.keys() - listed
+        for pid in sorted(gone):
+            known = self._known[pid]
+            if known.actor not in self.actors:
                 continue
             actor = self.actors[known.actor]
+            actor.gone |= pid == actor.pid
+            heir = self._heir(pid, gone)
+            if heir == known.actor:
+                continue  # waited for within the actor: the one that waited shows it
             total = known.own_ns + known.children_ns
-            parent = self._known.get(known.ppid)
-            if pid == actor.pid:
-                actor.gone = True
-            if parent is None or parent.actor is None:
-                actor.carried += total  # reaped outside the run: nobody else will show it
-            elif parent.actor != known.actor:
-                actor.carried += total
-                self.actors[parent.actor].carried -= total  # reaped by another actor: not to count twice
+            actor.carried += total
+            if heir is not None:
+                self.actors[heir].carried -= total  # waited for by another actor: not to count twice
+        for pid in gone:
+            del self._known[pid]
+
+    def _heir(self, pid: int, gone: set[int]) -> str | None:
+        """The actor of the nearest ancestor that still lives, None when that is none of ours."""
+        at = self._known[pid].ppid
+        while at in gone:
+            at = self._known[at].ppid
+        living = self._known.get(at)
+        return living.actor if living is not None and living.actor in self.actors else None

@@ -14,7 +14,8 @@ from joulebook.settings import settings_from_environment
 
 
 def recover(home: Home) -> bool:
-    """Finish this machine's leftovers, so that a report sees them. False when a living agent holds the lease.
+    """Finish this machine's leftovers, so that a report sees them. False when a living agent
+    holds the lease, or the disk refuses.
 
     No meter is opened: counters' differences since the last flush are left for the next agent.
     """
@@ -33,7 +34,8 @@ def recover(home: Home) -> bool:
             sampler = Sampler(outbox, folder, (), roots, settings_from_environment(), machine, boot_id())
             sampler.start()
             now = boottime_ns()
-            sampler.flush(now, finish_through=now)
+            if not sampler.flush(now, finish_through=now):
+                return False  # the disk refused: the marks stay for the next try
             sampler.tidy(now, everything=True)
         finally:
             outbox.close()

@@ -26,7 +26,7 @@ from joulebook.lease import outbox_path
 from joulebook.marks import SUFFIX, MarksWriter, members
 from joulebook.outbox import Outbox
 from joulebook.rows import Measurement, Method, Run
-from joulebook.sdk import ensemble_wire, labels_from_environment, technique_wire
+from joulebook.sdk import ensemble_wire, is_given, labels_from_environment, technique_wire, working_directory
 from joulebook.summary import document, run_energy
 
 REFUSED: Final = 125
@@ -35,6 +35,10 @@ NOT_FOUND: Final = 127
 METER_SECONDS: Final = 8.0
 CLOSE_SECONDS: Final = 10.0
 WATCH_SECONDS: Final = 3
+PASSED_ON: Final = (
+    signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGXCPU, signal.SIGPWR,
+)  # fmt: skip
+"""Signals that schedulers send to a job, and that would end us and leave CMD behind."""
 SUMMARY_GROUP: Final = "joulebook.summary"
 
 
@@ -103,7 +107,9 @@ def run(
     CMD keeps its descriptors, bytes, signals and exit status; the summary follows on stderr.
     Exit status: CMD's, or 125 when joulebook refuses, 126 when CMD cannot be run, 127 when it is not found.
     """
-    launcher = _prepare(_labels(labels), command)
+    launcher = None
+    with _never_in_the_way("this run is not measured"):
+        launcher = _prepare(_labels(labels), command)
     if launcher is not None:
         if require == "measured" and (devices := launcher.modelled()):
             launcher.marks.write("leave", members({"run": launcher.run_id, "status": "failed", "reason": "refused"}))
@@ -116,7 +122,7 @@ def run(
     code, number = _execute(command, launcher)
     if launcher is not None:
         # Whatever goes wrong from here on, the exit status is CMD's.
-        with _never_in_the_way():
+        with _never_in_the_way("no summary"):
             _conclude(launcher, quiet=quiet, json_file=json_file)
     sys.stderr.flush()
     if number is not None:
@@ -138,7 +144,7 @@ def _labels(options: dict[str, Any]) -> dict[str, Any]:
         "inherits": list(options["inherits"]),
         "data_hash": options["data_hash"],
     }
-    return labels_from_environment() | {key: value for key, value in given.items() if value not in ("", None, [])}
+    return labels_from_environment() | {key: value for key, value in given.items() if is_given(value)}
 
 
 def _prepare(labels: dict[str, Any], command: tuple[str, ...]) -> Launcher | None:
@@ -157,7 +163,7 @@ def _prepare(labels: dict[str, Any], command: tuple[str, ...]) -> Launcher | Non
         "machine": machine_id(),
         "boot": boot_id(),
         "labels": labels,
-        "cwd": str(Path.cwd()),
+        "cwd": working_directory(),
         "argv": [word[:512] for word in command[:32]],
     }
     marks.write("join", members(joined))
@@ -196,7 +202,10 @@ def _execute(command: tuple[str, ...], launcher: Launcher | None) -> tuple[int, 
 
 def _keep_an_agent(home: Home, pid: int) -> None:
     """Until CMD ends: an agent that died is replaced, and the new one claims the counters' difference."""
-    pidfd = os.pidfd_open(pid)
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return  # old kernels and strict sandboxes: CMD is waited for, the agent is not watched
     try:
         ended = select.poll()
         ended.register(pidfd, select.POLLIN)
@@ -216,12 +225,19 @@ def _leave(launcher: Launcher | None, code: int, number: int | None) -> None:
     if launcher is None:
         return
     status = "interrupted" if number is not None else "failed" if code else "ok"
-    reason = f"killed by signal {signal.Signals(number).name}" if number is not None else None
+    reason = f"killed by signal {_signal_name(number)}" if number is not None else None
     if code and number is None:
         reason = f"exit status {code}"
     body = {"run": launcher.run_id, "status": status, "exit_code": code, "reason": reason}
     launcher.marks.write("leave", members(body))
     launcher.marks.close()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)  # real-time signals have no names
 
 
 @contextlib.contextmanager
@@ -234,14 +250,14 @@ def _signals_passed_on() -> Iterator[list[int]]:
 
     def forward(number: int, _: object) -> None:
         for pid in children:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
 
     def leave_to_the_terminal(number: int, _: object) -> None:
         return
 
     handlers = {signal.SIGINT: leave_to_the_terminal, signal.SIGQUIT: leave_to_the_terminal}
-    handlers |= {signal.SIGTERM: forward, signal.SIGHUP: forward}
+    handlers |= dict.fromkeys(PASSED_ON, forward)
     taken = [number for number in handlers if signal.getsignal(number) is not signal.SIG_IGN]
     saved = {number: signal.signal(number, handlers[number]) for number in taken}
     try:
@@ -252,14 +268,14 @@ def _signals_passed_on() -> Iterator[list[int]]:
 
 
 @contextlib.contextmanager
-def _never_in_the_way() -> Iterator[None]:
+def _never_in_the_way(lost: str) -> Iterator[None]:
+    """Whatever fails in the book is said, with what is lost by it; CMD runs and its status is passed on."""
     try:
         yield
     except JoulebookError as error:
-        _say(f"no summary: {error.cause}\n  try: {error.remedy}")
-    except Exception as error:  # noqa: BLE001  the command has ended: its status is passed on, whatever fails in here
-        _say(f"no summary: {type(error).__name__}: {error}")
-        _say("  try: joulebook --debug report run")
+        _say(f"{lost}: {error.cause}\n  try: {error.remedy}")
+    except Exception as error:  # noqa: BLE001  law 7: no failure of ours may stand between the user and CMD
+        _say(f"{lost}: {type(error).__name__}: {error}\n  try: joulebook doctor")
 
 
 def _conclude(launcher: Launcher, *, quiet: bool, json_file: Path | None) -> None:

@@ -100,7 +100,8 @@ class RunBook:
         run_id = str(values.get("run", ""))
         if not 0 < len(run_id) <= MAX_TEXT:
             return
-        told = dict(values.get("labels") or {})
+        labels = values.get("labels")
+        told = dict(labels) if isinstance(labels, Mapping) else {}
         if values.get("parent"):
             told["parent_run_id"] = str(values["parent"])
         state = self.runs.get(run_id)
@@ -132,7 +133,7 @@ class RunBook:
         state = self.runs.get(str(values.get("run")))
         if state is None or key not in state.holders:
             return
-        if values.get("packages"):
+        if isinstance(values.get("packages"), Mapping):
             record = {**state.run.record, "packages": dict(values["packages"])}
             state.run = replace(state.run, record=record)
         if values.get("lost"):

@@ -6,15 +6,17 @@ one transaction: open rows, final rows, marks, runs, and what a later agent of t
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from joulebook.binding import Machine, Party, claims, measure, reassign
-from joulebook.cgroup import cpus_of, machine_cpus, machine_memory, memory_of
+from joulebook.cgroup import cgroup_of, cpus_of, machine_cpus, machine_memory, memory_of
 from joulebook.clock import Offset, boottime_ns
 from joulebook.clock import offset as clock_offset
+from joulebook.errors import BadInput
 from joulebook.folder import MarksFile, MarksFolder
 from joulebook.history import DeviceHistory, History
 from joulebook.marks import Line
@@ -86,7 +88,7 @@ class Sampler:
     _left_boot: str = ""
 
     def __post_init__(self) -> None:
-        self.processes = ProcessTable(self.roots.proc)
+        self.processes = ProcessTable(self.roots.proc, usage=cgroup_of("self", self.roots).usage)
         self.book = RunBook(self.machine_id, self.boot_id)
         for meter in self.meters:
             for device in meter.devices:
@@ -169,12 +171,17 @@ class Sampler:
         return use
 
     def read_marks(self) -> bool:
-        """Follow new marks. True when there were any, so that meters are read at once."""
+        """Follow new marks. True when some changed a state, so that meters are read at once."""
         late: int | None = None
         any_new = False
         for file, lines in self.folder.read():
-            any_new = True
-            self._follow(file, lines)
+            any_new |= any(line.kind != "log" for line in lines)
+            try:
+                self._follow(file, lines)
+            except (BadInput, ValueError, TypeError, AttributeError) as error:
+                # One odd file must not stop the metering of all others.
+                print(f"joulebook agent: marks file {file.key} is set aside: {error}", file=sys.stderr)
+                file.reader.corrupt.append(file.reader.line_number)
             earliest = min((line.at_ns for line in lines), default=self.edge)
             if earliest < self.edge and file.boot_id == self.boot_id:
                 late = earliest if late is None else min(late, earliest)
@@ -211,6 +218,7 @@ class Sampler:
                 total, actor.carried = self._left_cpu.pop(file.key)
                 actor.cpu.add(self.edge, total)
             self.processes.add_actor(actor)
+            self.scan(boottime_ns())  # at once: its CPU time counts from here
             self._reserved[file.key] = (cpus_of(file.pid, self.roots), memory_of(file.pid, self.roots))
         for run_id in set(self.book.open_ids()) - was_open:
             self._opened(self.book.runs[run_id], file)
@@ -271,12 +279,20 @@ class Sampler:
         # The clocks' offset jitters: an edge that was closed a moment ago must not come up again a moment later.
         return offset.boot_ns(((offset.utc_us(self.edge) + EDGE_JITTER_US) // step + 1) * step)
 
+    def _next_close(self, now: int) -> int:
+        """The next grid instant; while more than a minute lies behind, an absence, the next whole minute."""
+        if now - self.edge <= LONGEST_SPAN_NS:
+            return self.next_edge()
+        offset = clock_offset()
+        step = LONGEST_SPAN_NS // NS_PER_US
+        return offset.boot_ns(((offset.utc_us(self.edge) + EDGE_JITTER_US) // step + 1) * step)
+
     def close_spans(self, now: int, *, force: bool = False) -> bool:
         """Close every span whose end is past and known. True when any was."""
         closed = False
         while True:
             ends = [t for t in self.ends if self.edge < t <= now]
-            end = min([self.next_edge(), *ends])
+            end = min([self._next_close(now), *ends])
             if end > now:
                 break
             if not (force or self._is_known(end) or now > end + SETTLE_NS):
@@ -335,6 +351,7 @@ class Sampler:
         return Machine(
             self.machine_id, self.boot_id, self.processes.machine, self.settings.sample_ns, self.gpu_use,
             self.settings.policy,
+            self.processes.group if self.processes.usage is not None else None,
         )  # fmt: skip
 
     # -- late marks ------------------------------------------------------------------------------
@@ -480,6 +497,7 @@ class Sampler:
             history.forget(min(recent, self.edge))
         old = now - REMEMBER_NS
         self.processes.machine.forget(old)
+        self.processes.group.forget(old)
         for actor in self.processes.actors.values():
             actor.cpu.forget(old)
         for file in self.folder.files.values():

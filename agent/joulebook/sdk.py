@@ -6,6 +6,7 @@ training as it was, and the report says what is missing (law 7).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -19,7 +20,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from joulebook.home import Home, find_home
 from joulebook.identity import RUN_ID, boot_id, inherited_run_id, machine_id, new_run_id, rank
-from joulebook.marks import SUFFIX, MarksWriter, members
+from joulebook.marks import SUFFIX, MarksWriter, as_json, members
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -68,7 +69,7 @@ class _Process:
                     "boot": boot_id(),
                     "rank": rank(),
                     "labels": dict(labels) or None,
-                    "cwd": _cwd(),
+                    "cwd": working_directory(),
                     "argv": [word[:512] for word in sys.argv[:32]],
                     "python": sys.version.split()[0],
                 }
@@ -89,6 +90,23 @@ class _Process:
 
 
 _process: _Process | None = None
+_joined: dict[str, int] = {}
+"""Inherited run -> how many tracks of this process it has seen: the first joins it, later ones are its children."""
+
+
+def _run_to_join(inherited: str | None, labels: Mapping[str, Any]) -> str:
+    """The run of a track that is in no other: the inherited one, a child of it if it is taken, or a new one."""
+    if inherited is None:
+        return new_run_id()
+    seen = _joined[inherited] = _joined.get(inherited, 0) + 1
+    return inherited if seen == 1 else child_id(inherited, seen, labels)
+
+
+def child_id(parent: str, number: int, labels: Mapping[str, Any]) -> str:
+    """Id of a child run: the same on every rank that counts its children alike."""
+    return f"{parent}.{hashlib.sha256(as_json([parent, number, labels]).encode()).hexdigest()[:8]}"
+
+
 _fragments: dict[tuple[str, str | None], str] = {}
 
 
@@ -98,9 +116,17 @@ def _current() -> _Process | None:
     process = _process
     if process is not None and process.pid == os.getpid():
         return process
-    inherited = process.run_ids[0] if process is not None else inherited_run_id()
-    _process = None if inherited is None else _Process(inherited, role="worker", labels={}, start_agent=False)
+    inherited = process.run_ids[-1] if process is not None else inherited_run_id()
+    _process = None if inherited is None else _join(inherited, "worker", {}, start_agent=False)
     return _process
+
+
+def _join(run_id: str, role: str, labels: Mapping[str, Any], *, start_agent: bool) -> _Process | None:
+    """The process's marks, opened for a run; None when even that fails, and the job goes on unmarked."""
+    try:
+        return _Process(run_id, role=role, labels=labels, start_agent=start_agent)
+    except Exception:  # noqa: BLE001  law 7: the trainer must not fail because of the book
+        return None
 
 
 class Track:
@@ -123,8 +149,10 @@ class Track:
         if current is not None and current.run_ids:
             self._nest(current)
         else:
-            self.run_id = inherited_run_id() or new_run_id()
-            _process = _Process(self.run_id, role="track", labels=self._labels, start_agent=True)
+            inherited = inherited_run_id()
+            self.run_id = _run_to_join(inherited, self._labels)
+            labels = dict(self._labels) | ({"parent_run_id": inherited} if inherited not in (None, self.run_id) else {})
+            _process = _join(self.run_id, "track", labels, start_agent=True)
             self._process = _process
         self._saved = os.environ.get(RUN_ID)
         os.environ[RUN_ID] = self.run_id
@@ -133,8 +161,7 @@ class Track:
     def _nest(self, current: _Process) -> None:
         parent = current.run_ids[-1]
         current.children += 1  # the same on every rank, so that all ranks name the child alike
-        told = json.dumps([parent, current.children, self._labels], sort_keys=True)
-        self.run_id = f"{parent}.{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+        self.run_id = child_id(parent, current.children, self._labels)
         current.run_ids.append(self.run_id)
         _synchronise(self._sync)
         current.marks.write("join", members({"run": self.run_id, "parent": parent, "labels": dict(self._labels)}))
@@ -216,7 +243,7 @@ def track(
         "inherits": list(inherits),
         "data_hash": data_hash,
     }
-    labels = labels_from_environment() | {key: value for key, value in given.items() if value not in ("", None, [])}
+    labels = labels_from_environment() | {key: value for key, value in given.items() if is_given(value)}
     return Track(labels, sync=sync)
 
 
@@ -281,6 +308,11 @@ def log(
     )
 
 
+def is_given(value: Any) -> bool:
+    """False for what says nothing: None and empty text or lists."""
+    return value is not None and not (isinstance(value, str | list | tuple | dict) and not value)
+
+
 def technique_wire(technique: str | tuple[str, Mapping[str, Any]] | Mapping[str, Any]) -> dict[str, Any]:
     """A technique as JSON types, from a name, ``name:key=value,...``, a pair or a mapping."""
     if isinstance(technique, str):
@@ -302,7 +334,7 @@ def ensemble_wire(ensemble: str | Mapping[str, Any]) -> dict[str, Any]:
     return {
         "ensemble_id": str(values.get("ensemble_id") or values.get("id") or secrets.token_hex(4)),
         "method": method,
-        "members": None if count is None else int(count),
+        "members": int(count) if isinstance(count, int | float) else None,
     }
 
 
@@ -318,10 +350,10 @@ def labels_from_environment(environ: Mapping[str, str] = os.environ) -> dict[str
         labels["inherits"] = [word for word in found["inherits"].split(",") if word]
     if "parent" in found:
         labels["parent_run_id"] = labels.pop("parent")
-    if "seed" in found and not found["seed"].lstrip("-").isdigit():
-        labels.pop("seed")
-    elif "seed" in found:
-        labels["seed"] = int(found["seed"])
+    if "seed" in found:
+        del labels["seed"]
+        with contextlib.suppress(ValueError):
+            labels["seed"] = int(found["seed"])
     return labels
 
 
@@ -370,7 +402,8 @@ def _packages() -> dict[str, str]:
     return {name: str(version)[:64] for name, version in found.items() if version is not None}
 
 
-def _cwd() -> str | None:
+def working_directory() -> str | None:
+    """Where the process works, None when that directory is gone."""
     try:
         return os.getcwd()  # noqa: PTH109  Path.cwd() costs an object on a hot start
     except OSError:

@@ -54,6 +54,23 @@ def test_cpu_energy_follows_cpu_seconds_within_two_percent(simulated):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "in shells"])
+def test_every_cpu_second_of_a_run_is_on_its_shares(simulated, wrapped):
+    """From the first instant of a run to its last, whatever shells lie between us and the work."""
+    simulated.powercap("--packages", "1", "--curve", "constant:100")
+    burn = "import time\nwhile time.process_time() < 5: pass\n"
+    (simulated.root / "burn.py").write_text(burn)
+    command = [sys.executable, str(simulated.root / "burn.py")]
+    if wrapped:
+        command = ["sh", "-c", f"sh -c '{' '.join(command)}; true'; sleep 1; true"]
+    assert simulated.joulebook("run", "--quiet", "--", *command).returncode == 0
+    weights = [
+        s.weights.cpu_seconds for m in simulated.measurements() if m.component == "cpu" for s in m.shares if s.run_id
+    ]
+    assert sum(weights) == pytest.approx(5.05, abs=0.25)
+
+
+@pytest.mark.slow
 def test_two_runs_at_once_share_and_conserve_the_machine(simulated):
     simulated.powercap("--packages", "1", "--dram", "--curve", "constant:100")
     simulated.nvml("--gpus", "1", "--curve", "constant:200")

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+from conftest import wait_for
 from joulebook.meters import Roots
 from joulebook.meters.nvml import open_nvml
 from joulebook.record import start_of_run_record
@@ -16,6 +18,7 @@ def test_what_the_kernel_and_the_driver_say(simulated, monkeypatch):
     meter = open_nvml(Roots())
     environ = {**os.environ, "OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "1"}
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=environ)
+    wait_for(lambda: b"OMP_NUM_THREADS" in Path(f"/proc/{process.pid}/environ").read_bytes())  # it has been executed
     try:
         record = start_of_run_record(Roots(), process.pid, meter.devices)
     finally:

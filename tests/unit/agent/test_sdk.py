@@ -10,7 +10,20 @@ import joulebook
 import pytest
 from joulebook import sdk
 from joulebook.identity import RUN_ID, inherited_run_id, rank
+from joulebook.marks import parse
 from joulebook.sdk import ensemble_wire, labels_from_environment, technique_wire
+
+
+class Odd:
+    """A scalar of another library, as numpy's are: no JSON, but an ``item``."""
+
+    ndim = 0
+
+    def __init__(self, value):
+        self.value = value
+
+    def item(self):
+        return self.value
 
 
 @pytest.fixture
@@ -22,6 +35,7 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("JOULEBOOK_HOME", str(tmp_path))
     monkeypatch.setenv("JOULEBOOK_AGENT", "off")
     monkeypatch.setattr(sdk, "_process", None)
+    monkeypatch.setattr(sdk, "_joined", {})
     return tmp_path
 
 
@@ -50,6 +64,7 @@ def test_a_tracked_block(home):
 def test_a_nested_track_is_a_child_run_that_every_rank_names_alike(home, monkeypatch):
     def once():
         monkeypatch.setenv(RUN_ID, "r")
+        monkeypatch.setattr(sdk, "_joined", {})  # as another rank's process would be
         with joulebook.track(), joulebook.track("probe") as first, joulebook.track("probe") as second:
             return first.run_id, second.run_id
 
@@ -61,6 +76,37 @@ def test_a_nested_track_is_a_child_run_that_every_rank_names_alike(home, monkeyp
     assert [(line["run"], line.get("parent")) for line in lines if line["kind"] == "join"] == [
         ("r", None), (named[0], "r"), (named[1], named[0]),
     ]  # fmt: skip
+
+
+def test_only_the_first_track_of_a_process_joins_the_inherited_run(home, monkeypatch):
+    monkeypatch.setenv(RUN_ID, "r")
+    named = []
+    for seed in range(3):
+        with joulebook.track(arm=f"arm{seed}", seed=seed) as run:
+            named.append(run.run_id)
+    assert named[0] == "r"
+    assert len(set(named)) == 3
+    joins = {lines[0]["run"]: lines[0]["labels"] for lines in marks_of(home)}
+    assert [joins[name]["seed"] for name in named] == [0, 1, 2]
+    assert [joins[name].get("parent_run_id") for name in named] == [None, "r", "r"]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"seed": Odd(3)},
+        {"techniques": [("lr", {"x": Odd(0.5)})]},
+        {"techniques": [("clip", {"norm": float("inf")})]},
+        {"ensemble": "snapshot:members=three"},
+        {"data_hash": object()},
+    ],
+)
+def test_labels_that_json_does_not_know_stop_nobody(home, labels):
+    with joulebook.track(**labels):
+        pass
+    (lines,) = marks_of(home)
+    assert [line["kind"] for line in lines] == ["join", "leave"]
+    assert parse(json.dumps(lines[0]).encode()) is not None
 
 
 def test_an_error_fails_the_run_and_passes_through(home):
@@ -168,6 +214,7 @@ def test_labels_from_variables_and_arguments():
         ({"TORCHELASTIC_RUN_ID": "t"}, "torchrun-t"),
         ({"TORCHELASTIC_RUN_ID": "none"}, None),
         ({"TORCHELASTIC_RUN_ID": "none", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "2"}, "slurm-7.2"),
+        ({"SLURM_JOB_ID": "7"}, None),
     ],
 )
 def test_the_run_that_a_process_is_born_into(environ, run_id):
