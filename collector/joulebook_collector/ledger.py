@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -298,8 +299,18 @@ class Ledger:
         return [(agent, incarnation, first, last) for agent, incarnation, first, last in rows]
 
     def as_of(self, as_of_us: int | None) -> int:
-        """T, or the newest known time when none is asked for."""
-        return self.latest_known_us() if as_of_us is None else as_of_us
+        """T, or the newest known time when none is asked for.
+
+        Raises BadInput on a T that has not passed: what will be known by then could still come, and the
+        same T would give another answer (law 5).
+        """
+        if as_of_us is None:
+            return self.latest_known_us()
+        if as_of_us >= self._clock() and as_of_us > self.latest_known_us():
+            raise BadInput(
+                f"the as-of time {_iso(as_of_us)} has not passed yet", "give an earlier one, or leave it out"
+            )
+        return as_of_us
 
     def table(self, name: str, kinds: Sequence[tuple[str, str]], rows: Sequence[DuckValues]) -> None:
         """A temporary table for one statement, outside the file. kinds: (column, type) each."""
@@ -501,6 +512,14 @@ def _refuse_partial(fresh: Sequence[_Fresh]) -> None:
     for row in fresh:
         if row.refused and not row.duplicate:
             raise BadInput(f"row {row.seq} cannot be stored: {row.refused}", "mend it, or leave it out")
+
+
+def _iso(at_us: int) -> str:
+    """UTC microseconds as ISO 8601; as a number where no calendar reaches."""
+    try:
+        return f"{datetime.fromtimestamp(at_us // 1_000_000, tz=UTC):%Y-%m-%dT%H:%M:%SZ}"
+    except (ValueError, OverflowError, OSError):
+        return f"{at_us} us"
 
 
 def _check_batch(batch: Batch) -> None:

@@ -179,6 +179,25 @@ def test_known_times_rise_even_when_the_clock_does_not(tmp_path):
     assert times == [1000, 1001, 1002, 1003]
 
 
+def test_a_time_that_has_not_passed_is_refused_by_every_reader(tmp_path):
+    now = [1000]
+    with Ledger.open(tmp_path / "l.duckdb", clock=lambda: now[0]) as ledger:
+        now[0] = 2000
+        # Known at 1000: nothing. At 2000 a row may still come with the next transaction, at 1999 none can.
+        assert ledger.measurements(1999) == []
+        readers = (ledger.measurements, ledger.runs, ledger.factors, ledger.sites, lambda t: verify(ledger, t))
+        for read in readers:
+            for too_late in (2000, 1_764_547_200_000_000, 2**62):
+                with pytest.raises(BadInput, match="has not passed yet"):
+                    read(too_late)
+        for i in range(3):
+            ledger.ingest(a_batch(spans(1, i), first=i + 1))
+        assert ledger.latest_known_us() == 2002
+        assert ledger.measurements(1999) == []
+        # The ledger's own time may run ahead of a clock that stands still.
+        assert ledger.measurements(2002) == spans(3)
+
+
 def test_measurements_of_a_run_and_those_that_overlap_it(ledger):
     run = a_run("r1", 0, 2)
     other = a_measurement(1, 3, 7, "r2", device_id="GPU-2")
