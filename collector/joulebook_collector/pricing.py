@@ -100,11 +100,15 @@ def price(ledger: Ledger, slots: Sequence[SlotEnergy], as_of_us: int | None = No
 
 @dataclass(frozen=True, slots=True)
 class KnownPrice:
-    """A priced slot, and since when (UTC microseconds) the factor and the site behind it are known."""
+    """A priced slot, and since when (UTC microseconds) what is behind it is known; 0 where there is none.
+
+    assigned_known_at_us: of the assignment that put its machine at its site.
+    """
 
     slot: PricedSlot
     factor_known_at_us: int
     site_known_at_us: int
+    assigned_known_at_us: int
 
 
 def price_known(ledger: Ledger, slots: Sequence[SlotEnergy], as_of_us: int) -> list[KnownPrice]:
@@ -136,7 +140,7 @@ def _slot_order(item: tuple[tuple[int, str, Component, str, str | None], int]) -
 
 
 def _known(slot: SlotEnergy, row: Sequence[Any]) -> KnownPrice:
-    _, site_id, pue, u_pue, facility, *series, g_per_kwh, u_rel, source, started, ended, annual, emissions = row[:-2]
+    _, site_id, pue, u_pue, facility, *series, g_per_kwh, u_rel, source, started, ended, annual, emissions = row[:-3]
     key = None if series[0] is None else SeriesKey(*series)
     label = _label(annual, started, ended, slot.slot_started_at_us) if g_per_kwh is not None else ""
     carried = bool(annual) and ended is not None and slot.slot_started_at_us >= ended
@@ -154,7 +158,8 @@ def _known(slot: SlotEnergy, row: Sequence[Any]) -> KnownPrice:
         label=label,
         missing=_missing(site_id, pue, key, g_per_kwh, slot.slot_started_at_us),
     )
-    return KnownPrice(priced, row[-2] or 0, row[-1] or 0)
+    factor_us, site_us, assigned_us = (known or 0 for known in row[-3:])
+    return KnownPrice(priced, factor_us, site_us, assigned_us)
 
 
 def _label(annual: bool, started_at_us: int, ended_at_us: int, slot_us: int) -> str:
@@ -190,8 +195,8 @@ PRICE_SQL: Final = """
 with place as (
     select distinct machine_id, slot_started_at_us from slot_energy
 ), assigned as (
-    select machine_id, slot_started_at_us, site_id from (
-        select p.machine_id, p.slot_started_at_us, a.site_id, row_number() over (
+    select machine_id, slot_started_at_us, site_id, known_at_us from (
+        select p.machine_id, p.slot_started_at_us, a.site_id, a.known_at_us, row_number() over (
             partition by p.machine_id, p.slot_started_at_us order by a.from_us desc, a.txn desc) as choice
         from place as p
         join site_assignment as a on a.machine_id = p.machine_id
@@ -204,7 +209,8 @@ with place as (
     ) as ranked where choice = 1
 ), located as (
     select p.machine_id, p.slot_started_at_us, coalesce(a.site_id, 'local') as site_id, s.pue, s.u_pue,
-        s.zone, s.kind, s.basis, s.flow, s.accounting, s.gases, s.known_at_us as site_known_at_us
+        s.zone, s.kind, s.basis, s.flow, s.accounting, s.gases, s.known_at_us as site_known_at_us,
+        a.known_at_us as assigned_known_at_us
     from place as p
     left join assigned as a on a.machine_id = p.machine_id and a.slot_started_at_us = p.slot_started_at_us
     left join known_site as s on s.site_id = coalesce(a.site_id, 'local')
@@ -233,7 +239,7 @@ select e.ordinal, l.site_id, l.pue, l.u_pue,
     l.zone, l.kind, l.basis, l.flow, l.accounting, l.gases,
     c.g_per_kwh, c.u_rel, c.source, c.started_at_us, c.ended_at_us, c.annual,
     e.energy_millijoules / 1000.0e0 * l.pue / 3.6e6 * c.g_per_kwh as emissions_g,
-    c.factor_known_at_us, l.site_known_at_us
+    c.factor_known_at_us, l.site_known_at_us, l.assigned_known_at_us
 from slot_energy as e
 join located as l on l.machine_id = e.machine_id and l.slot_started_at_us = e.slot_started_at_us
 left join chosen as c on c.zone = l.zone and c.kind = l.kind and c.basis = l.basis and c.flow = l.flow

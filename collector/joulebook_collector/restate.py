@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from joulebook_collector.ledger import Ledger
-from joulebook_collector.priced import SeriesKey, SlotEnergy
+from joulebook_collector.priced import PricedSlot, SeriesKey, SlotEnergy
 from joulebook_collector.pricing import KnownPrice, price_known
 
 
@@ -15,13 +15,16 @@ from joulebook_collector.pricing import KnownPrice, price_known
 class Restatement:
     """One change of knowledge and what it did to one run.
 
-    old_*, new_*: PUE, intensity (g/kWh), its source and label, before and after.  known_at_us: since
-    when the new value is known.  slots: how many pricing slots' parts it touches, from from_us (start
-    of the first) to to_us (start of the last).  delta_g: new minus old emissions in g; None when there
-    is no new price.
+    old_site_id, site_id: where the machine stood, as known before and after.  old_*, new_*: series,
+    PUE, intensity (g/kWh), its source and label, before and after.  known_at_us: since when the new
+    value is known.  slots: how many pricing slots' parts it touches, from from_us (start of the first)
+    to to_us (start of the last).  delta_g: new minus old emissions in g; None when there is no new
+    price, or when old and new are of series that no difference can be taken of (law 6).  no_delta: why
+    it is None, naming both series; "" when it is not.
     """
 
     run_id: str
+    old_site_id: str
     site_id: str
     old_series: SeriesKey | None
     new_series: SeriesKey | None
@@ -38,6 +41,7 @@ class Restatement:
     from_us: int
     to_us: int
     delta_g: float | None
+    no_delta: str
 
 
 def restatements(
@@ -53,7 +57,7 @@ def restatements(
     groups: dict[tuple[object, ...], list[tuple[KnownPrice, KnownPrice]]] = defaultdict(list)
     for old, new in zip(first, price_known(ledger, slots, as_of), strict=True):
         if old.slot.emissions_g is not None and _values(old) != _values(new):
-            groups[(new.slot.energy.run_id, new.slot.site_id, _values(old), _values(new))].append((old, new))
+            groups[(new.slot.energy.run_id, *_place_and_values(old), *_place_and_values(new))].append((old, new))
     found = [_restatement(changes) for changes in groups.values()]
     return sorted(found, key=lambda r: (r.run_id, r.from_us, r.known_at_us, r.site_id))
 
@@ -75,6 +79,10 @@ def _knowledge_times(ledger: Ledger, after_us: int, up_to_us: int) -> list[int]:
     return [known for (known,) in ledger.query(sql + " order by known_at_us", {"after": after_us, "until": up_to_us})]
 
 
+def _place_and_values(known: KnownPrice) -> tuple[object, ...]:
+    return (known.slot.site_id, *_values(known))
+
+
 def _values(known: KnownPrice) -> tuple[object, ...]:
     slot = known.slot
     return (slot.series, slot.pue, slot.g_per_kwh, slot.factor_source, slot.label)
@@ -83,9 +91,10 @@ def _values(known: KnownPrice) -> tuple[object, ...]:
 def _restatement(changes: Sequence[tuple[KnownPrice, KnownPrice]]) -> Restatement:
     old, new = changes[0][0].slot, changes[0][1].slot
     starts = [after.slot.energy.slot_started_at_us for _, after in changes]
-    deltas = [_delta(before, after) for before, after in changes]
+    no_delta = _no_delta(old, new)
     return Restatement(
         run_id=new.energy.run_id,
+        old_site_id=old.site_id,
         site_id=new.site_id,
         old_series=old.series,
         new_series=new.series,
@@ -101,18 +110,27 @@ def _restatement(changes: Sequence[tuple[KnownPrice, KnownPrice]]) -> Restatemen
         slots=len(changes),
         from_us=min(starts),
         to_us=max(starts),
-        delta_g=None if None in deltas else sum(delta for delta in deltas if delta is not None),
+        delta_g=None if no_delta else sum(_grams(after) - _grams(before) for before, after in changes),
+        no_delta=no_delta,
     )
 
 
-def _delta(before: KnownPrice, after: KnownPrice) -> float | None:
-    if before.slot.emissions_g is None or after.slot.emissions_g is None:
-        return None
-    return after.slot.emissions_g - before.slot.emissions_g
+def _no_delta(old: PricedSlot, new: PricedSlot) -> str:
+    """Why grams of the two cannot be subtracted, "" when they can: only the zone of their series may differ."""
+    if new.emissions_g is None or old.series is None or new.series is None:
+        return "no new price"
+    if replace(old.series, zone=new.series.zone) != new.series:
+        return f"grams of {old.series.label()} and of {new.series.label()} are not comparable"
+    return ""
+
+
+def _grams(known: KnownPrice) -> float:
+    return known.slot.emissions_g or 0.0
 
 
 def _known_since(before: KnownPrice, after: KnownPrice) -> int:
-    """The newer of the factor's and the site's knowledge, of those that changed."""
+    """The newest of the factor's, the site's and the assignment's knowledge, of those that changed."""
     factor = after.factor_known_at_us if after.factor_known_at_us != before.factor_known_at_us else 0
     site = after.site_known_at_us if after.site_known_at_us != before.site_known_at_us else 0
-    return max(factor, site)
+    assigned = after.assigned_known_at_us if after.assigned_known_at_us != before.assigned_known_at_us else 0
+    return max(factor, site, assigned)

@@ -6,7 +6,7 @@ from joulebook.units import US_PER_HOUR
 from joulebook_collector import shipped
 from joulebook_collector.factors import NewFactor, add_factors, find_series, year_period_us
 from joulebook_collector.ledger import Ledger
-from joulebook_collector.priced import SlotEnergy
+from joulebook_collector.priced import SeriesKey, SlotEnergy
 from joulebook_collector.pricing import moves_of, price, slot_energies
 from joulebook_collector.restate import restatements
 from joulebook_collector.shipped import annual_rows, year_us
@@ -214,9 +214,42 @@ def test_a_corrected_factor_restates_by_hand(ledger):
     # One slot of 1 kWh x 1.5: 510 g instead of 450 g.
     assert only.delta_g == pytest.approx(60.0)
     assert (only.old_g_per_kwh, only.new_g_per_kwh, only.slots) == (300.0, 340.0, 1)
+    assert (only.old_site_id, only.site_id, only.no_delta) == ("local", "local", "")
     assert (only.old_label, only.new_label, only.new_source) == ("annual 2025 mean", "", "actual")
     assert only.known_at_us == ledger.latest_known_us()
     assert restatements(ledger, slots, then, then) == []
+
+
+def test_a_move_told_later_restates_from_one_site_to_the_other_since_it_was_told(ledger):
+    add_site(ledger, "old", pue=1.0, pue_source="meter", zone="DE")
+    add_site(ledger, "new", pue=1.5, pue_source="meter", zone="FR")
+    annual(ledger, "DE", 2025, 300.0)
+    annual(ledger, "FR", 2025, 40.0)
+    assign(ledger, "m1", "old")
+    then = ledger.latest_known_us()
+    assign(ledger, "m1", "new", START_US + US_PER_HOUR)
+    told = ledger.latest_known_us()
+    (only,) = restatements(ledger, [a_slot(), a_slot(START_US + US_PER_HOUR)], then)
+    # 1 kWh at 1.5 x 40 = 60 g in France, instead of 300 g in Germany; the first hour was in Germany.
+    assert (only.old_site_id, only.site_id, only.slots) == ("old", "new", 1)
+    assert (only.old_series.zone, only.new_series.zone) == ("DE", "FR")
+    assert only.delta_g == pytest.approx(-240.0)
+    # Site and factor were known before; what is new is where the machine stood.
+    assert only.known_at_us == told
+
+
+def test_grams_of_another_basis_are_not_subtracted(ledger):
+    add_site(ledger, "local", pue=1.0, pue_source="meter", zone="DE")
+    direct = SeriesKey("DE", basis="direct", gases="CO2")
+    add_factors(ledger, [NewFactor(direct, START_US, START_US + US_PER_HOUR, 200.0, "test", 0.1)], "test")
+    then = ledger.latest_known_us()
+    add_site(ledger, "local", words={"basis": "direct"})
+    (only,) = restatements(ledger, [a_slot()], then)
+    assert (only.old_series, only.new_series, only.delta_g) == (SeriesKey("DE"), direct, None)
+    assert only.no_delta == (
+        "grams of DE average lifecycle production location CO2e and of "
+        "DE average direct production location CO2 are not comparable"
+    )
 
 
 def test_the_first_price_is_no_restatement_and_a_change_of_it_is(ledger):
