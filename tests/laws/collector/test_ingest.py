@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from joulebook.errors import LedgerError
-from joulebook.rows import Mark, Method
+from joulebook.rows import Mark, Method, Policy, Reassignment, Share, ShareKind, Weights
 from joulebook.summary import check_conservation
 from joulebook_collector.conservation import verify
 from joulebook_collector.ledger import Ledger
@@ -199,6 +199,45 @@ def test_the_whole_book_check_finds_what_still_adds_up(tmp_path, sql):
     with duckdb.connect(str(path)) as db:
         db.execute(sql)
     with Ledger.open(path) as ledger, pytest.raises(LedgerError, match="differs from what was written"):
+        verify(ledger)
+
+
+@pytest.mark.parametrize(
+    ("sql", "what"),
+    [
+        ("update run set status = 'failed'", "run 2 of transaction"),
+        ("update run set study = 'another'", "run 2 of transaction"),
+        ("update mark set samples = samples + 1", "mark 3 of transaction"),
+        ("update mark set quality = '{\"accuracy\":0.99}'", "mark 3 of transaction"),
+        ("update reassignment set millijoules = 399", "reassignment 4 of transaction"),
+        ("update quarantine set body = replace(body, '1000', '1001')", "the refused measurement 5 of transaction"),
+        ("update quarantine set body = '5' where seq = 5", "the refused measurement 5 of transaction"),
+        (
+            "update quarantine set body = replace(body, 'nvml', 'rapl') where seq = 6",
+            "the refused measurement 6 of transaction",
+        ),
+        ("delete from mark", "took 4 rows and refused 2, and holds 3 and 2"),
+        ("delete from quarantine where seq = 6", "took 4 rows and refused 2, and holds 4 and 1"),
+    ],
+)
+def test_the_whole_book_check_finds_any_altered_row_of_a_stream(tmp_path, sql, what):
+    path = tmp_path / "ledger.duckdb"
+    measured = a_measurement(0, 10, 1000, "r1", 600)
+    late = Share(ShareKind.RUN, 0, Policy.RESERVED, "r1", "eval", weights=Weights(cpu_seconds=0.25))
+    bodies = [
+        measured,
+        a_run(labels=replace(a_run().labels, study="s"), record={"gpu": "x", "n": 1.5}),
+        Mark("r1", "m1", "b1", 7, "log", START_US, 5, 6, 1, samples=3, flops=1e12, quality={"accuracy": 0.5}),
+        Reassignment("inc-1", 1, 400, measured.shares[1], late),
+        a_measurement(5, 15, 1000),
+        a_measurement(20, 30, 7, source=5),
+    ]
+    with Ledger.open(path) as ledger:
+        assert ledger.ingest(a_batch(bodies)).quarantined == 2
+        assert verify(ledger).conservation.holds
+    with duckdb.connect(str(path)) as db:
+        db.execute(sql)
+    with Ledger.open(path) as ledger, pytest.raises(LedgerError, match=what):
         verify(ledger)
 
 
