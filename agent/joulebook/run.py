@@ -10,7 +10,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -181,7 +181,7 @@ def _execute(command: tuple[str, ...], launcher: Launcher | None) -> tuple[int, 
         environ[RUN_ID] = launcher.run_id
         environ["JOULEBOOK_HOME"] = str(launcher.home.root)
         launcher.marks.write("start", members({"run": launcher.run_id}))
-    with _signals_passed_on() as children:
+    with _signals_passed_on() as passed_on_to:
         try:
             # close_fds=False: what the caller opened for CMD is CMD's; our own descriptors close on exec.
             child = subprocess.Popen(command, env=environ, close_fds=False)
@@ -189,7 +189,7 @@ def _execute(command: tuple[str, ...], launcher: Launcher | None) -> tuple[int, 
             return _not_started(launcher, NOT_FOUND, f"{command[0]}: command not found")
         except OSError as error:
             return _not_started(launcher, NOT_EXECUTABLE, f"{command[0]}: {error.strerror}")
-        children.append(child.pid)
+        passed_on_to(child.pid)
         if launcher is not None and launcher.status is not None:
             _keep_an_agent(launcher.home, child.pid)
         _, wait_status = os.waitpid(child.pid, 0)
@@ -241,17 +241,29 @@ def _signal_name(number: int) -> str:
 
 
 @contextlib.contextmanager
-def _signals_passed_on() -> Iterator[list[int]]:
-    """The terminal signals CMD by itself; what is sent to us alone is passed on to the pids put in the list.
+def _signals_passed_on() -> Iterator[Callable[[int], None]]:
+    """The terminal signals CMD by itself; what is sent to us alone is passed on to the pid that is given to us.
 
-    Handlers are functions, which exec resets: CMD starts with the dispositions that we were given.
+    A signal that comes before the pid is known waits for it. Handlers are functions, which exec resets: CMD
+    starts with the dispositions that we were given.
     """
     children: list[int] = []
+    early: list[int] = []
+
+    def send(pid: int, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
 
     def forward(number: int, _: object) -> None:
+        if not children:
+            early.append(number)
         for pid in children:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, number)
+            send(pid, number)
+
+    def pass_on_to(pid: int) -> None:
+        children.append(pid)
+        while early:
+            send(pid, early.pop(0))
 
     def leave_to_the_terminal(number: int, _: object) -> None:
         return
@@ -261,7 +273,7 @@ def _signals_passed_on() -> Iterator[list[int]]:
     taken = [number for number in handlers if signal.getsignal(number) is not signal.SIG_IGN]
     saved = {number: signal.signal(number, handlers[number]) for number in taken}
     try:
-        yield children
+        yield pass_on_to
     finally:
         for number, handler in saved.items():
             signal.signal(number, handler)

@@ -173,7 +173,9 @@ def _restated(ledger: Ledger, run: Run, slots: Sequence[PricedSlot], as_of_us: i
 def _change_in_words(change: Restatement) -> str:
     old = _price_in_words(change.old_pue, change.old_g_per_kwh, change.old_source, change.old_label)
     new = _price_in_words(change.new_pue, change.new_g_per_kwh, change.new_source, change.new_label)
-    return f"site {change.site_id}: {old}, now {new}"
+    moved = f"site {change.site_id}: " if change.site_id != change.old_site_id else ""
+    why = f"; {change.no_delta}" if change.no_delta else ""
+    return f"site {change.old_site_id}: {old}, now {moved}{new}{why}"
 
 
 def _price_in_words(pue: float | None, g_per_kwh: float | None, source: str, label: str) -> str:

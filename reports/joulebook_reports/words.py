@@ -133,7 +133,7 @@ def restatement_lines(doc: Mapping[str, Any]) -> list[str]:
     lines = []
     for change in doc["restatements"]:
         whose = f"{change['run_id']}: " if "run_id" in change else ""
-        delta = "no new price" if change["delta_g"] is None else signed_grams(change["delta_g"])
+        delta = "no difference" if change["delta_g"] is None else signed_grams(change["delta_g"])
         lines.append(f"{whose}{delta} since {change['known_at'][:19]}Z: {change['reason']}")
     return lines
 
