@@ -14,8 +14,9 @@ from joulebook_collector.priced import PricedSlot, Site
 class Restated:
     """One change of a run's emissions since it was first priced.
 
-    known_at_us: when the new price became known.  delta_g: new minus old gCO2e, None where there
-    is none or it cannot be compared (the reason says which).  slots: pricing slots' parts that it touches.  reason: what changed, in words.
+    known_at_us: when the new price became known.  delta_g: new minus old gCO2e, None where there is
+    none or it cannot be compared (the reason says which).  slots: pricing slots' parts that it touches.
+    reason: what changed, in words.
     """
 
     known_at_us: int
