@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-from joulebook.counters import Difference, difference
+from joulebook.counters import difference
 from joulebook.errors import BadInput
 from joulebook.rows import (
     Batch,
@@ -242,11 +242,6 @@ def _counter_device(reads: Sequence[tuple[int, CounterRow]], source: str, bodies
         energy = (counted + step.counts) // 1000 - counted // 1000
         counted += step.counts
         bodies.append(_counter_measurement(after, (start_us, end_us), energy, source))
-
-
-def _step(before: CounterRow, after: CounterRow, elapsed_ns: int) -> Difference:
-    most = None if after.most_watts is None else after.most_watts * 1e6
-    return difference(before.energy_microjoules, after.energy_microjoules, elapsed_ns, after.wraps_at_microjoules, most)
 
 
 def _counter_measurement(row: CounterRow, us: tuple[int, int], energy: int, source: str) -> Measurement:
