@@ -11,14 +11,15 @@ from joulebook.errors import JoulebookError
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """The directory and the places in it."""
+    """The directory and the places in it. shared: a folder of marks elsewhere, that other homes' agents read too."""
 
     root: Path
+    shared: Path | None = None
 
     @property
     def marks(self) -> Path:
         """Marks files, one per process: the SDK appends, the agent reads."""
-        return self.root / "marks"
+        return self.shared or self.root / "marks"
 
     @property
     def outboxes(self) -> Path:
@@ -27,7 +28,12 @@ class Home:
 
     @property
     def agents(self) -> Path:
-        """Lease, status and log of each machine's agent."""
+        """Lease and status of each machine's agent: with the marks that it reads."""
+        return self.shared / "agents" if self.shared else self.logs
+
+    @property
+    def logs(self) -> Path:
+        """Messages of agents that were started for a run."""
         return self.root / "agents"
 
     @property
@@ -38,11 +44,18 @@ class Home:
     def make(self) -> Home:
         """The same home, its directories made, readable by their owner only."""
         try:
-            for place in (self.root, self.marks, self.outboxes, self.agents):
+            for place in (self.root, self.outboxes, self.logs):
                 place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for place in (self.marks, self.agents):
+                if self.shared is None:
+                    place.mkdir(mode=0o700, exist_ok=True)
+                elif not place.is_dir():  # like /tmp: trainers in other containers are other users
+                    place.mkdir(parents=True)
+                    place.chmod(0o1777)
         except OSError as error:
+            where = error.filename or self.root
             raise JoulebookError(
-                f"cannot make {self.root}: {error.strerror}", "set JOULEBOOK_HOME to a directory that you may write"
+                f"cannot make {where}: {error.strerror}", f"set {self._variable(where)} to a directory that you may write"
             ) from error
         return self
 

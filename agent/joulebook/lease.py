@@ -1,45 +1,77 @@
-"""Who owns a machine's meters: a lock that the kernel lets go of when its holder dies, and a status to read."""
+"""Who owns a machine's meters: locks that the kernel lets go of when their holder dies, and a status to read.
+
+A lease is of one boot of one machine and one folder of marks, whatever the containers on it call the machine.
+Its file has two bytes to lock. METERS: its holder reads the meters. RUNS: its holder takes new runs; an agent lets go
+of it *before* it looks at the marks for the last time. So whoever writes its join mark first and asks afterwards knows:
+while RUNS is held its mark will be seen, and else a new agent is due, who waits for METERS. Asking takes nothing.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
+import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from joulebook.errors import JoulebookError
 from joulebook.home import Home
+from joulebook.identity import boot_id
+
+METERS: Final = 0
+RUNS: Final = 1
+_FLOCK: Final = "hhqqi4x"
+"""struct flock: type, whence, start, length, pid."""
 
 
-def _safe(machine_id: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in machine_id)
+def safe_name(text: str) -> str:
+    """The text as a file name."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)
 
 
-def lease_path(home: Home, machine_id: str) -> Path:
-    """The lock file of that machine's agent."""
-    return home.agents / f"{_safe(machine_id)}.lease"
+def lease_path(home: Home) -> Path:
+    """The lock file of this boot's agent."""
+    return home.agents / f"{safe_name(boot_id())}.lease"
 
 
-def status_path(home: Home, machine_id: str) -> Path:
-    """Where that machine's agent says what it does."""
-    return home.agents / f"{_safe(machine_id)}.json"
+def status_path(home: Home) -> Path:
+    """Where this boot's agent says what it does."""
+    return home.agents / f"{safe_name(boot_id())}.json"
 
 
 def log_path(home: Home, machine_id: str) -> Path:
     """Where an agent that was started for a run writes its messages."""
-    return home.agents / f"{_safe(machine_id)}.log"
+    return home.logs / f"{safe_name(machine_id)}.log"
 
 
 def outbox_path(home: Home, machine_id: str) -> Path:
     """The outbox of that machine's agents."""
-    return home.outboxes / f"{_safe(machine_id)}.sqlite"
+    return home.outboxes / f"{safe_name(machine_id)}.sqlite"
 
 
 class Lease:
-    """Held while open."""
+    """The meters are its holder's while it is open.
+
+    last_holder: agent_id of the outbox that went with the lease before, "" when nobody is on record.
+    """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self.last_holder = os.pread(fd, 256, 0).decode(errors="replace").strip()
+
+    def hold_for(self, agent_id: str) -> None:
+        """Put on record whose readings follow: a later agent claims counters' differences of its own outbox only."""
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, agent_id.encode(), 0)
+
+    def take_runs(self) -> None:
+        """From now on a join mark written before it was asked is seen by this agent."""
+        _lock(self._fd, RUNS, fcntl.F_WRLCK)
+
+    def refuse_runs(self) -> None:
+        """Whoever joins from now on starts another agent."""
+        _lock(self._fd, RUNS, fcntl.F_UNLCK)
 
     def close(self) -> None:
         """Let go."""
@@ -52,38 +84,64 @@ class Lease:
         self.close()
 
 
-def take_lease(home: Home, machine_id: str) -> Lease | None:
-    """The lease of a machine's meters, None when another process has it."""
-    fd = os.open(lease_path(home, machine_id), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def take_lease(home: Home) -> Lease | None:
+    """The lease of this machine's meters, None when another process has it."""
+    path = lease_path(home)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise JoulebookError(
+            f"cannot open {path}: {error.strerror}", "run the agent as the user who made it, or as root"
+        ) from error
+    try:
+        _lock(fd, METERS, fcntl.F_WRLCK)
     except BlockingIOError:
         os.close(fd)
         return None
+    except OSError as error:
+        os.close(fd)
+        raise JoulebookError(
+            f"{path} cannot be locked: {error.strerror}", "place JOULEBOOK_HOME on a file system with locks"
+        ) from error
     return Lease(fd)
 
 
-def lease_is_held(home: Home, machine_id: str) -> bool:
-    """True while an agent of that machine lives."""
-    lease = take_lease(home, machine_id)
-    if lease is None:
-        return True
-    lease.close()
-    return False
+def lease_is_held(home: Home, byte: int = METERS) -> bool:
+    """True while a process holds that byte of the lease. Nothing is taken, so nobody is kept from taking it."""
+    try:
+        fd = os.open(lease_path(home), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        wanted = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+        found: int = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_OFD_GETLK, wanted))[0]
+    finally:
+        os.close(fd)
+    return found != fcntl.F_UNLCK
+
+
+def runs_are_taken(home: Home) -> bool:
+    """True while an agent of this machine takes new runs: a join mark written before is seen by it."""
+    return lease_is_held(home, RUNS)
+
+
+def _lock(fd: int, byte: int, kind: int) -> None:
+    # Locks of the open file description, not of the process: closing another descriptor of the file keeps them.
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, kind, os.SEEK_SET, byte, 1, 0))
 
 
 def write_status(home: Home, machine_id: str, status: dict[str, Any]) -> None:
     """Replace the status in one step, so that no reader sees half of it."""
-    path = status_path(home, machine_id)
+    path = status_path(home)
     fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(status))
+    fresh.write_text(json.dumps({"machine": machine_id, **status}))
     fresh.replace(path)
 
 
-def read_status(home: Home, machine_id: str) -> dict[str, Any]:
+def read_status(home: Home) -> dict[str, Any]:
     """The agent's last status, empty when there is none."""
     try:
-        status: dict[str, Any] = json.loads(status_path(home, machine_id).read_text())
+        status: dict[str, Any] = json.loads(status_path(home).read_text())
     except (OSError, ValueError):
         return {}
     return status

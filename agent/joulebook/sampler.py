@@ -157,8 +157,8 @@ class Sampler:
         if not self.processes.actors:
             return
         for meter in self.meters:
-            for device_id, pids in meter.busy_pids().items():
-                self.gpu_use[device_id] = self._use_by_party(pids)
+            for device_id, busy in meter.busy().items():
+                self.gpu_use[device_id] = self._use_by_party(busy.pids)
 
     def _use_by_party(self, pids: Mapping[int, float | None]) -> dict[str, float]:
         """Utilisation by party; processes that do not say share the device equally."""

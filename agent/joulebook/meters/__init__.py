@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Final, Protocol
@@ -14,7 +15,9 @@ from joulebook.rows import Component, Method
 
 __all__ = [
     "METERS",
+    "Busy",
     "Device",
+    "Entry",
     "LeftOut",
     "Meter",
     "MeterAbsent",
@@ -57,6 +60,9 @@ class Device:
     step's energy more than their distance in time allows, so bound it over elapsed + step_ns.
     wraps_at_microjoules: where its counter returns to zero, None when it never does.
     averaged: power readings are the mean over the last step, not instants.
+    covers: the physical thing, named alike by whichever meter reads it: "cpu:0" (a package), "dram:0", "cpu" or "dram"
+    (all of them), "gpu:<uuid>", "gpu:0000:c1:00.0", "node"; "" for its device_id.  covers_also: its other names.
+    partitions: slice id -> fraction of the device's compute, for devices that are divided in hardware (MIG).
     parent: device_id of the device that contains this one, None for a leaf that stands alone.
     model, driver, limit_watts: what a comparison must hold fixed; "" and None where the meter does not know.
     note: a label for every report ("unknown CPU").
@@ -72,10 +78,28 @@ class Device:
     most_watts: float | None = None
     wraps_at_microjoules: int | None = None
     averaged: bool = False
+    covers: str = ""
+    covers_also: tuple[str, ...] = ()
+    partitions: Mapping[str, float] = field(default_factory=dict)
     parent: str | None = None
     model: str = ""
     driver: str = ""
     limit_watts: float | None = None
+    note: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name of the physical thing."""
+        return (self.covers or self.device_id, *self.covers_also)
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Who uses a device. pids: pid -> fraction of the whole device that it kept busy over the last sampling
+    period (0 to 1), None where the device does not say.  note: what a report must say of it.
+    """
+
+    pids: Mapping[int, float | None]
     note: str = ""
 
 
@@ -103,10 +127,9 @@ class LeftOut:
 
 class Meter(Protocol):
     """A power source. ``read`` may leave a device out when it cannot be read now; it never invents a value.
-    ``left_out`` is what its opener found and passed over, for ``doctor``.
-
-    ``busy_pids`` names the processes that use a device and how busy each kept it over the last
-    sampling period (0 to 1, None when the device does not say); only GPUs know.
+    ``devices`` is everything that it can read: of two that cover the same thing ``open_meters`` keeps one.
+    ``left_out`` is what its opener found and passed over, for ``doctor``.  ``busy`` says who uses which
+    device, by device_id; only GPUs know.
     """
 
     name: str
@@ -117,8 +140,8 @@ class Meter(Protocol):
         """One reading of every device that answers now."""
         ...
 
-    def busy_pids(self) -> dict[str, dict[int, float | None]]:
-        """device_id -> pid -> utilisation."""
+    def busy(self) -> Mapping[str, Busy]:
+        """device_id -> the processes that use it."""
         ...
 
     def close(self) -> None:
@@ -128,21 +151,42 @@ class Meter(Protocol):
 
 Opener = Callable[[Roots], Meter]
 
-METERS: Final[dict[str, str]] = {
-    "rapl": "joulebook.meters.rapl:open_rapl",
-    "nvml": "joulebook.meters.nvml:open_nvml",
-    "model": "joulebook.meters.model:open_model",
-    "replay": "joulebook.meters.replay:open_replay",
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One meter. opener, stand: module:function of what opens it and of its simulated counterpart.
+
+    declared_by: the variable without which the machine has no such meter, and nothing is imported to find out.
+    """
+
+    opener: str
+    stand: str
+    declared_by: str = ""
+
+
+METERS: Final[dict[str, Entry]] = {
+    "rapl": Entry("joulebook.meters.rapl:open_rapl", "joulebook.simulate.powercap:stand"),
+    "nvml": Entry("joulebook.meters.nvml:open_nvml", "joulebook.simulate.nvml:stand"),
+    "model": Entry("joulebook.meters.model:open_model", "joulebook.simulate.machine:stand"),
+    "replay": Entry("joulebook.meters.replay:open_replay", "joulebook.simulate.recording:stand", "JOULEBOOK_REPLAY"),
 }
-"""Name in the settings -> opener, imported only when asked for. An opener probes once and raises MeterUnavailable."""
+"""Name in the settings -> meter, imported only when asked for, in order of trust where all else is equal.
+
+An opener probes once and raises MeterUnavailable.
+"""
+
+OUTERMOST: Final = ("redfish", "ipmi", "prometheus", "hwmon", "rapl", "node")
+"""Of several meters of the node's supply the first of these counts: the wall before the board."""
 
 
 def open_meter(name: str, roots: Roots) -> Meter:
     """The meter of that name. Raises MeterUnavailable with the reason and the remedy."""
-    try:
-        module, opener = METERS[name].split(":")
-    except KeyError:
-        raise MeterUnavailable(f"there is no meter {name!r}", f"name some of: {', '.join(sorted(METERS))}") from None
+    entry = METERS.get(name)
+    if entry is None:
+        raise MeterUnavailable(f"there is no meter {name!r}", f"name some of: {', '.join(sorted(METERS))}")
+    if entry.declared_by and not os.environ.get(entry.declared_by):
+        raise MeterAbsent(f"{name} is not declared", f"set {entry.declared_by}, see docs/reference/meters.md")
+    module, opener = entry.opener.split(":")
     meter: Meter = getattr(import_module(module), opener)(roots)
     return meter
 
@@ -159,9 +203,9 @@ def open_meters(names: Sequence[str] | None, roots: Roots) -> tuple[list[Meter],
     """The meters of those names that open, and those that do not with the reason.
 
     names: None takes JOULEBOOK_METERS ("rapl,nvml"), and where that is not set finds out: the
-    recording that JOULEBOOK_REPLAY names, alone, if it is set; else RAPL, NVML, and the model
-    for whichever of CPU and DRAM no counter reads.  A model never stands beside a meter of the same
-    component, however the names are given, so nothing is counted twice.
+    recording that JOULEBOOK_REPLAY names, alone, if it is set; else every meter of METERS.  However they are
+    named, no physical thing is counted twice: see ``without_overlap``, and the model stands in only for a
+    component that nothing else reads.
     """
     wanted = list(dict.fromkeys(named_meters() if names is None else names))
     opened: list[Meter] = []
@@ -175,15 +219,78 @@ def open_meters(names: Sequence[str] | None, roots: Roots) -> tuple[list[Meter],
         else:
             if meter is not None:
                 opened.append(meter)
-    return opened, refused
+    return without_overlap(opened), refused
 
 
 def named_meters() -> list[str]:
-    """Names of JOULEBOOK_METERS; else the recording alone, if one is named; else the automatic choice."""
+    """Names of JOULEBOOK_METERS; else the recording alone, if one is named; else all that this machine may have."""
     listed = [name.strip() for name in os.environ.get("JOULEBOOK_METERS", "").split(",") if name.strip()]
     if listed:
         return listed
-    return ["replay"] if os.environ.get("JOULEBOOK_REPLAY") else ["rapl", "nvml", "model"]
+    if os.environ.get("JOULEBOOK_REPLAY"):
+        return ["replay"]
+    return [name for name, entry in METERS.items() if not entry.declared_by or os.environ.get(entry.declared_by)]
+
+
+def without_overlap(meters: Sequence[Meter]) -> list[Meter]:
+    """The meters, each with the devices that count; one that has none left is closed.
+
+    Of devices that cover the same thing the best counts (law 2: counter, integrated, modelled; then least
+    uncertain; then order of METERS); "cpu" covers every "cpu:0".  Of several supplies of the node the
+    outermost counts, and it is the parent of all other devices.
+    """
+    order = list(METERS)
+    ranked = sorted(
+        ((meter, device) for meter in meters for device in meter.devices),
+        key=lambda pair: _trust(pair[1], order.index(pair[0].name) if pair[0].name in order else len(order)),
+    )
+    taken: dict[str, str] = {}
+    kept: dict[int, dict[str, Device]] = {id(meter): {} for meter in meters}
+    lost: dict[int, list[LeftOut]] = {id(meter): [] for meter in meters}
+    node = _node_of(ranked)
+    for meter, device in ranked:
+        other = next((taken[name] for name in _covering(device, taken)), None)
+        if device.component is Component.NODE and device is not node:
+            other = "another meter of the node's supply"
+        if other is not None:
+            lost[id(meter)].append(LeftOut(device.device_id, f"the same as {other}, which counts"))
+            continue
+        taken |= dict.fromkeys(device.names, f"{meter.name} {device.device_id}")
+        parent = device.parent or (node.device_id if node is not None and device is not node else None)
+        kept[id(meter)][device.device_id] = replace(device, parent=parent) if parent != device.parent else device
+    return [meter for meter in meters if _keep(meter, kept[id(meter)], lost[id(meter)])]
+
+
+def _trust(device: Device, order: int) -> tuple[int, float, int]:
+    return list(Method).index(device.method), math.hypot(device.u_common, device.u_indep), order
+
+
+def _node_of(ranked: Sequence[tuple[Meter, Device]]) -> Device | None:
+    nodes = [(meter.name, device) for meter, device in ranked if device.component is Component.NODE]
+    outer = [name for name in OUTERMOST if any(name == meter for meter, _ in nodes)]
+    return next((device for name, device in nodes if not outer or name == outer[0]), None)
+
+
+def _covering(device: Device, taken: Mapping[str, str]) -> list[str]:
+    """Names among ``taken`` that are this device, a whole that it is part of, or a part of it."""
+    component = device.component.value
+    return [
+        name
+        for name in taken
+        if name in device.names
+        or (name == component and any(own.startswith(f"{component}:") for own in device.names))
+        or (component in device.names and name.startswith(f"{component}:"))
+    ]
+
+
+def _keep(meter: Meter, devices: Mapping[str, Device], lost: Sequence[LeftOut]) -> bool:
+    """Leave the meter the devices that count, in its own order; close it when that is none."""
+    if meter.devices and not devices:
+        meter.close()
+        return False
+    meter.devices = [devices[device.device_id] for device in meter.devices if device.device_id in devices]
+    meter.left_out = [*meter.left_out, *lost]
+    return True
 
 
 def _open_model(roots: Roots, opened: Sequence[Meter]) -> Meter | None:

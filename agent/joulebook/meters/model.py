@@ -16,7 +16,7 @@ from joulebook.cgroup import Cgroup, cgroup_of, cpu_seconds
 from joulebook.clock import boottime_ns
 from joulebook.cpus import ThreadPower, read_cpu, thread_power
 from joulebook.errors import BadInput
-from joulebook.meters import Device, LeftOut, MeterUnavailable, Reading, Roots
+from joulebook.meters import Busy, Device, LeftOut, MeterUnavailable, Reading, Roots
 from joulebook.rows import Component, Method
 
 CURVE: Final = ((0.0, 0.12), (0.1, 0.32), (0.5, 0.75), (1.0, 1.02))
@@ -149,7 +149,7 @@ class Model:
             readings.append(Reading(source.device.device_id, at_ns, math.floor(joules * 1e6)))
         return readings
 
-    def busy_pids(self) -> dict[str, dict[int, float | None]]:
+    def busy(self) -> Mapping[str, Busy]:
         """Models do not know who uses what."""
         return {}
 

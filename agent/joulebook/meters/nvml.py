@@ -9,14 +9,14 @@ from __future__ import annotations
 import ctypes
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 from typing import Any, Final
 
 from joulebook.clock import boottime_ns
-from joulebook.meters import Device, LeftOut, MeterAbsent, MeterUnavailable, Reading, Roots
+from joulebook.meters import Busy, Device, LeftOut, MeterAbsent, MeterUnavailable, Reading, Roots
 from joulebook.rows import Component, Method
 
 LIBRARY: Final = "JOULEBOOK_NVML_LIBRARY"
@@ -83,12 +83,12 @@ class Nvml:
             return Reading(board.device.device_id, at_ns, energy_microjoules=value * 1000)
         return Reading(board.device.device_id, at_ns, power_milliwatts=value)
 
-    def busy_pids(self) -> dict[str, dict[int, float | None]]:
+    def busy(self) -> Mapping[str, Busy]:
         """The processes on each board that answers, with their SM utilisation where the driver tells it."""
         busy = {}
         for board in self._boards:
             try:
-                busy[board.device.device_id] = self._processes(board)
+                busy[board.device.device_id] = Busy(self._processes(board))
             except self._nvml.NVMLError:
                 continue
         return busy

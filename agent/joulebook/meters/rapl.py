@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from joulebook.clock import boottime_ns
 from joulebook.cpus import Cpu, read_cpu
-from joulebook.meters import Device, LeftOut, MeterAbsent, MeterUnavailable, Reading, Roots
+from joulebook.meters import Busy, Device, LeftOut, MeterAbsent, MeterUnavailable, Reading, Roots
 from joulebook.rows import Component, Method
 
 U_PACKAGE: Final = 0.03
@@ -119,7 +119,7 @@ class Rapl:
             readings.append(Reading(device_id, (before + after) // 2, energy))
         return readings
 
-    def busy_pids(self) -> dict[str, dict[int, float | None]]:
+    def busy(self) -> Mapping[str, Busy]:
         """Packages do not know who uses them."""
         return {}
 

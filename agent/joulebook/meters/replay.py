@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from joulebook.clock import boottime_ns
-from joulebook.meters import Device, LeftOut, MeterUnavailable, Reading, Roots
+from joulebook.meters import Busy, Device, LeftOut, MeterUnavailable, Reading, Roots
 from joulebook.rows import Component, Method
 
 VARIABLE: Final = "JOULEBOOK_REPLAY"
@@ -72,7 +72,7 @@ class Replay:
                 readings.append(Reading(track.device.device_id, at_ns, math.floor(joules * 1e6)))
         return readings
 
-    def busy_pids(self) -> dict[str, dict[int, float | None]]:
+    def busy(self) -> Mapping[str, Busy]:
         """A recording holds no processes."""
         return {}
 

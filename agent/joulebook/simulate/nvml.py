@@ -13,7 +13,7 @@ from typing import Final
 
 from joulebook.errors import BadInput, JoulebookError
 from joulebook.meters.nvml import LIBRARY
-from joulebook.simulate.curve import Curve
+from joulebook.simulate.curve import Curve, parse_curve
 from joulebook.simulate.truth import Source, write_truth
 
 C_SOURCE: Final = Path(__file__).with_name("nvml.c")
@@ -145,3 +145,32 @@ def environment(directory: Path) -> Mapping[str, str]:
     """The variables under which the NVML meter sees the simulated GPUs."""
     at = directory.absolute()
     return {VARIABLE: str(at / CONFIG), LIBRARY: str(at / SONAME)}
+
+
+class Stand:
+    """Two boards, one without an energy counter, for the contract tests of the meter."""
+
+    def __init__(self, root: Path, began_ns: int) -> None:
+        directory = root / "nvml"
+        directory.mkdir(parents=True, exist_ok=True)
+        build_library(directory)
+        counted = Gpu("GPU-a", parse_curve("constant:100"))
+        polled = Gpu("GPU-b", parse_curve("constant:80"), energy_counter=False)
+        write_gpus(directory, [counted, polled], began_ns)
+        self._watts = {"GPU-a": 100.0, "GPU-b": 80.0}
+        self.environ: Mapping[str, str] = environment(directory)
+
+    def move(self, now_ns: int) -> None:
+        """The library computes when asked."""
+
+    def joules(self, from_ns: int, to_ns: int) -> dict[str, float]:
+        """Power times time."""
+        return {name: watts * (to_ns - from_ns) / 1e9 for name, watts in self._watts.items()}
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+
+def stand(root: Path, began_ns: int) -> Stand:
+    """The library and its configuration under root/nvml."""
+    return Stand(root, began_ns)

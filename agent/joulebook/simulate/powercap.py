@@ -10,7 +10,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -146,3 +146,32 @@ def _nested(zone: str) -> Iterator[str]:
 def _write(directory: Path, files: dict[str, str]) -> None:
     for name, text in files.items():
         (directory / name).write_text(text + "\n")
+
+
+class Stand:
+    """Two packages with DRAM, for the contract tests of the meter."""
+
+    environ: Mapping[str, str] = {}
+
+    def __init__(self, root: Path, began_ns: int) -> None:
+        (root / "sys").mkdir(parents=True, exist_ok=True)
+        self._domains = domains([parse_curve("constant:100"), parse_curve("constant:80")], began_ns)
+        self._tree = PowercapTree(root / "sys", self._domains)
+
+    def move(self, now_ns: int) -> None:
+        """Move the counters."""
+        self._tree.tick(now_ns)
+
+    def joules(self, from_ns: int, to_ns: int) -> dict[str, float]:
+        """What the leaves drew."""
+        sources = [domain.source for domain in self._domains if not domain.source.overlaps]
+        return {source.device_id: source.joules(to_ns) - source.joules(from_ns) for source in sources}
+
+    def close(self) -> None:
+        """Close the files."""
+        self._tree.close()
+
+
+def stand(root: Path, began_ns: int) -> Stand:
+    """A powercap tree under root/sys."""
+    return Stand(root, began_ns)

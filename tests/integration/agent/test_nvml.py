@@ -20,6 +20,11 @@ STEADY = parse_curve("constant:200")
 BEGAN_SECONDS = 10
 
 
+def pids(meter):
+    """device -> pid -> utilisation."""
+    return {device: busy.pids for device, busy in meter.busy().items()}
+
+
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_library(tmp_path_factory.mktemp("nvml")).parent
@@ -128,7 +133,7 @@ def test_a_gpu_that_fails_while_running_is_left_out_and_harms_no_other(board: Bo
     assert set(by_id(meter)) == {"GPU-a", "GPU-b"}
     board.write(Gpu("GPU-a", STEADY, error=error), Gpu("GPU-b", STEADY))
     assert set(by_id(meter)) == {"GPU-b"}
-    assert set(meter.busy_pids()) == {"GPU-b"}
+    assert set(meter.busy()) == {"GPU-b"}
     board.write(Gpu("GPU-a", STEADY), Gpu("GPU-b", STEADY))
     assert set(by_id(meter)) == {"GPU-a", "GPU-b"}
     meter.close()
@@ -177,16 +182,16 @@ def test_processes_are_named_with_their_utilisation(board: Board) -> None:
     busy, idle = GpuProcess(101, 1 << 30, 75), GpuProcess(102, 1 << 20, 0)
     board.write(Gpu("GPU-a", STEADY, processes=(busy, idle)), Gpu("GPU-b", STEADY))
     meter = board.open()
-    assert meter.busy_pids() == {"GPU-a": {101: 0.75, 102: 0.0}, "GPU-b": {}}
+    assert pids(meter) == {"GPU-a": {101: 0.75, 102: 0.0}, "GPU-b": {}}
     time.sleep(0.01)
-    assert meter.busy_pids()["GPU-a"] == {101: 0.75, 102: 0.0}
+    assert meter.busy()["GPU-a"].pids == {101: 0.75, 102: 0.0}
     meter.close()
 
 
 def test_where_utilisation_is_not_told_it_is_none_and_not_zero(board: Board) -> None:
     board.write(Gpu("GPU-a", STEADY, processes=(GpuProcess(101),)))
     meter = board.open()
-    assert meter.busy_pids() == {"GPU-a": {101: None}}
+    assert pids(meter) == {"GPU-a": {101: None}}
     meter.close()
 
 
@@ -195,7 +200,7 @@ def test_mig_counts_the_board_once_and_says_so(board: Board) -> None:
     meter = board.open()
     assert [device.device_id for device in meter.devices] == ["GPU-a"]
     assert meter.devices[0].note == MIG_NOTE
-    assert meter.busy_pids() == {"GPU-a": {101: None}}
+    assert pids(meter) == {"GPU-a": {101: None}}
     meter.close()
 
 
