@@ -34,15 +34,17 @@ check: .stamps/dev ## formatting, lint, types
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/mypy agent collector reports studies
 
-bench: .stamps/dev .stamps/images .stamps/compiler ## every measurement under bench/
-	@set -e; for file in $(filter-out bench/soak.py,$(wildcard bench/*.py)); do echo "== $$file"; $(BIN)/python $$file; done
+bench: .stamps/dev .stamps/images .stamps/compiler .stamps/peers ## every measurement under bench/, about 25 minutes
+	@set -e; for file in $(filter-out bench/soak.py bench/report.py,$(wildcard bench/*.py)); do \
+	echo "== $$file"; BENCH_RESULTS=out/bench $(BIN)/python $$file; done
+	@$(BIN)/python bench/report.py out/bench
 
 soak: .stamps/dev .stamps/images .stamps/compiler ## the kill tests, again and again
 	@$(BIN)/python -m pytest -m soak tests || [ $$? -eq 5 ]
 	@if [ -f bench/soak.py ]; then $(BIN)/python bench/soak.py; fi
 
 clean: ## remove .venv, stamps, caches and results
-	rm -rf .venv .stamps out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-peers .stamps out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp after another: two pips at once in one environment would trip over each other.
@@ -65,6 +67,15 @@ clean: ## remove .venv, stamps, caches and results
 .stamps/dev: .stamps/studies
 	@echo "installing the tools of make check and make test"
 	@$(PIP) install --editable '.[studies,dev]'
+	@touch $@
+
+# One by one: a peer that cannot be installed is said to be missing, and the others are measured. amdsmi comes with zeus,
+# and where AMD's library is not there its import stops wattameter.
+.stamps/peers: .stamps/venv bench/peers.txt
+	@$(PYTHON) -m venv .venv-peers
+	@grep -v '^#' bench/peers.txt | while read -r peer; do \
+	.venv-peers/bin/python -m pip -qq --disable-pip-version-check install "$$peer" || echo "$$peer cannot be installed"; done
+	@.venv-peers/bin/python -m pip -qq --disable-pip-version-check uninstall --yes amdsmi
 	@touch $@
 
 .stamps/images: .stamps/studies

@@ -1,83 +1,168 @@
-"""What the agent costs a node: CPU milliseconds per second and resident memory, 2 packages + dram + 8 GPUs, simulated.
+"""What the agent costs a node: CPU milliseconds per second and resident memory, 2 packages + DRAM + 8 GPUs, simulated.
 
-    python bench/agent_cost.py [SECONDS]
+    python bench/agent_cost.py [SECONDS] [--warm SECONDS] [--peers PYTHON] [--json FILE]
 
-Beside it, in the same seconds, the floor: a Python process that only wakes as often and reads the same counter files.
+In the same seconds: the floors (a Python process that only sleeps; one that also reads the same counters) and, where
+PYTHON has them (bench/peers.txt), other tools at 1 Hz. The agents keep their outbox on, and run no exporter and no
+shipping. CPU time is the kernel's own count of each process, nanoseconds; the driver's cost is a simulated library's,
+not a real one's. Warm-up lasts until the agents' rows have begun to become final: grace is 30 s.
 """
 
-import json
-import os
-import shlex
-import subprocess
 import sys
-import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
-JOULEBOOK = [sys.executable, "-m", "joulebook"]
-FLOOR = """
-import glob, os, sys, time
-fds = [os.open(p, os.O_RDONLY) for p in glob.glob(sys.argv[1] + "/class/powercap/*/energy_uj")]
-while True:
-    for fd in fds:
-        os.pread(fd, 32, 0)
-    time.sleep(float(sys.argv[2]))
-"""
+from benching.cost import cpu_ns, descendants, resident_mib, tree_cpu_ns
+from benching.node import JOULEBOOK, Node
+from benching.peers import Peer, start_peers
+from benching.results import Row, parser, tell
+from joulebook.simulate import truth
+
+HERE = Path(__file__).parent / "benching"
+SLICES = 5
+RANKS, CHILDREN = 8, 4
+SCRAPE = "a scrape is counted apart: bench/scrape.py"
 
 
-def cpu_seconds(pid: int) -> float:
-    """CPU seconds of a process so far, all threads, from its ticks."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+@dataclass
+class Contestant:
+    """A process whose cost is taken. whole: with all below it."""
+
+    figure: str
+    who: str
+    pid: int
+    whole: bool = False
+    most: float | None = None
+    most_mib: float | None = None
+    rates: list[float] = field(default_factory=list)
+    mib: float = 0.0
+
+    def cpu_ns(self) -> int:
+        """CPU nanoseconds so far."""
+        return tree_cpu_ns(self.pid) if self.whole else cpu_ns(self.pid)
+
+    @property
+    def mean(self) -> float:
+        """CPU milliseconds per second over all slices."""
+        return sum(self.rates) / len(self.rates)
+
+    def cpu_row(self) -> Row:
+        """Its CPU time, with the spread of the slices."""
+        return Row(f"CPU, {self.figure}", self.who, self.mean, "ms/s", min(self.rates), max(self.rates), self.most)
+
+    def memory_row(self) -> Row:
+        """Its resident memory."""
+        return Row(f"resident, {self.figure}", self.who, self.mib, "MiB", most=self.most_mib)
 
 
-def resident_mib(pid: int) -> float:
-    """Resident memory now, MiB."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+def observe(contestants: list[Contestant], seconds: float) -> None:
+    """Take every contestant's cost over the same slices of time."""
+    for _ in range(SLICES):
+        before = [contestant.cpu_ns() for contestant in contestants]
+        started = time.monotonic_ns()
+        time.sleep(seconds / SLICES)
+        elapsed = time.monotonic_ns() - started
+        for contestant, ns in zip(contestants, before, strict=True):
+            contestant.rates.append((contestant.cpu_ns() - ns) / elapsed * 1000)
+    for contestant in contestants:
+        contestant.mib = resident_mib(descendants(contestant.pid) if contestant.whole else [contestant.pid])
 
 
-def settings(text: str) -> dict[str, str]:
-    """The assignments among the words that a simulator prints."""
-    return dict(word.split("=", 1) for word in shlex.split(text) if "=" in word)
+def floors(node: Node, period: float, figure: str) -> list[Contestant]:
+    """What sleeping and reading cost in Python."""
+    python, script = sys.executable, str(HERE / "floor.py")
+    read = [str(node.sys / "class" / "powercap"), str(node.nvml / "libnvidia-ml.so.1")]
+    sleeping = node.start([python, script, str(period)])
+    reading = node.start([python, script, str(period), *read])
+    return [
+        Contestant(figure, "floor: sleeps only", sleeping.pid),
+        Contestant(figure, "floor: reads, keeps nothing", reading.pid),
+    ]
 
 
-def measure(root: Path, sample_seconds: float, seconds: float) -> None:
-    home = root / f"home-{sample_seconds:g}"
-    environ = {**os.environ, "JOULEBOOK_HOME": str(home), "JOULEBOOK_SAMPLE_SECONDS": str(sample_seconds)}
-    options = ["--packages", "2", "--dram", "--curve", "constant:100"]
-    simulator = subprocess.Popen(
-        [*JOULEBOOK, "simulate", "powercap", str(root / "sys"), *options], stdout=subprocess.PIPE, text=True
-    )
-    nvml = subprocess.run(
-        [*JOULEBOOK, "simulate", "nvml", str(root / "nvml"), "--gpus", "8"], capture_output=True, text=True, check=True
-    )
-    environ |= settings(simulator.stdout.readline()) | settings(nvml.stdout)
-    run = subprocess.Popen([*JOULEBOOK, "run", "--quiet", "--", "sleep", str(seconds + 8)], env=environ)
-    floor = subprocess.Popen([sys.executable, "-c", FLOOR, environ["JOULEBOOK_SYS_ROOT"], str(sample_seconds)])
-    try:
-        time.sleep(5)  # start-up is not what a node pays every second
-        agent = json.loads(next(home.glob("agents/*.json")).read_text())["pid"]
-        before = {pid: cpu_seconds(pid) for pid in (agent, floor.pid)}
-        started = time.monotonic()
-        time.sleep(seconds)
-        elapsed = time.monotonic() - started
-        spent = {pid: (cpu_seconds(pid) - before[pid]) / elapsed * 1000 for pid in before}
-        print(
-            f"{1 / sample_seconds:4.0f} Hz  agent {spent[agent]:6.2f} ms/s, {resident_mib(agent):5.1f} MiB"
-            f"   floor {spent[floor.pid]:6.2f} ms/s, {resident_mib(floor.pid):5.1f} MiB"
-        )
-    finally:
-        for process in (floor, simulator, run):
-            process.terminate()
-            process.wait()
+def idle(seconds: float, warm: float, python: str | None) -> list[Row]:
+    """No run: agents at 1 and 10 Hz, floors, peers."""
+    with Node() as node:
+        one, ten = "1 Hz, no run", "10 Hz, no run"
+        slow, _ = node.agent("1hz", 1.0)
+        fast, _ = node.agent("10hz", 0.1)
+        contestants = [
+            Contestant(one, "joulebook agent", slow.pid, most=0.36, most_mib=20),
+            Contestant(ten, "joulebook agent", fast.pid, most=2.5, most_mib=20),
+            *floors(node, 1.0, one),
+            *floors(node, 0.1, ten),
+        ]
+        peers = start_peers(node, python, 1.0)
+        contestants += [Contestant(one, p.title, p.process.pid, whole=True) for p in peers if p.process]
+        time.sleep(warm)
+        observe(contestants, seconds)
+        rows = [contestant.cpu_row() for contestant in contestants]
+        rows += [Row(f"CPU, {one}", p.title, None, "ms/s", note=p.reason) for p in peers if not p.process]
+        rows.append(ratio(f"CPU over sleeping only, {one}", contestants[0], contestants[2:3], most=3))
+        rows.append(ratio(f"CPU over the best peer's, {one}", contestants[0], contestants[6:]))
+        rows += [contestant.memory_row() for contestant in contestants]
+        return rows + [row for peer in peers if peer.process for row in saw(node, peer)]
+
+
+def ratio(figure: str, ours: Contestant, others: list[Contestant], most: float | None = None) -> Row:
+    """Our mean over the least of the others' of the same seconds."""
+    best = min(others, key=lambda other: other.mean, default=None)
+    if best is None:
+        return Row(figure, ours.who, None, "x", most=most, note="no peer ran")
+    return Row(figure, ours.who, ours.mean / best.mean, "x", most=most, note=f"over {best.who}")
+
+
+def saw(node: Node, peer: Peer) -> list[Row]:
+    """What a peer says was drawn, beside what was: that it measured at all, and what it counted."""
+    node.end(peer.process)
+    told = peer.findings()
+    if not told:
+        return [Row("energy told over true", peer.title, None, "", note="told nothing when ended")]
+    span = told["from_ns"], told["to_ns"]
+    true = {**truth(node.sys, *span), **truth(node.nvml, *span)}
+    by_component = {
+        "gpu": sum(j for name, j in true.items() if name.startswith("GPU")),
+        "cpu": sum(j for name, j in true.items() if not name.startswith("GPU") and not name.endswith("dram")),
+        "dram": sum(j for name, j in true.items() if name.endswith("dram")),
+    }
+    return [
+        Row(f"energy told over true, {name}", peer.title, joules / by_component[name], "", note=told["note"])
+        for name, joules in told["joules"].items()
+        if by_component.get(name)
+    ]
+
+
+def with_run(seconds: float, warm: float) -> list[Row]:
+    """One run of 8 ranks and 40 processes, silent and with a log line of every rank each second."""
+    with Node() as node:
+        contestants = []
+        for log_seconds, figure, most in (
+            (0, "1 Hz, 8 ranks and 40 processes", 1.0),
+            (1, "1 Hz, the same, each rank logs once a second", None),
+        ):
+            agent, home = node.agent(f"run-{log_seconds}", 1.0)
+            settings = {"JOULEBOOK_HOME": str(home), "JOULEBOOK_AGENT": "on"}
+            script = [sys.executable, str(HERE / "ranks.py"), str(RANKS), str(CHILDREN), str(log_seconds)]
+            node.start([*JOULEBOOK, "run", "--quiet", "--", *script], settings)
+            contestants.append(Contestant(figure, "joulebook agent", agent.pid, most=most, most_mib=20))
+        contestants += floors(node, 1.0, "1 Hz, 8 ranks and 40 processes")
+        time.sleep(warm)
+        observe(contestants, seconds)
+        rows = [contestant.cpu_row() for contestant in contestants]
+        return rows + [contestant.memory_row() for contestant in contestants]
 
 
 def main() -> None:
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
-    with tempfile.TemporaryDirectory() as root:
-        for sample_seconds in (1.0, 0.1):
-            measure(Path(root), sample_seconds, seconds)
-        time.sleep(10)  # the agents end by themselves
+    options = parser(__doc__, 60.0)
+    options.add_argument("--warm", type=float, default=45.0, help="seconds before anything is counted (default 45)")
+    options.add_argument(
+        "--peers", metavar="PYTHON", default=".venv-peers/bin/python", help="has bench/peers.txt's packages"
+    )
+    given = options.parse_args()
+    rows = idle(given.seconds, given.warm, given.peers) + with_run(given.seconds, given.warm)
+    rows.append(Row("CPU per scrape of 150 series", "joulebook agent", None, "ms", most=5, note=SCRAPE))
+    tell(rows, given.json)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""What the measurements of bench/ share: costs of processes, a simulated node, peers, results."""
