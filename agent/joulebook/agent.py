@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,14 +14,10 @@ from inotify_simple import INotify, flags
 
 from joulebook.clock import boottime_ns, offset
 from joulebook.errors import JoulebookError
-from joulebook.folder import MarksFolder
 from joulebook.home import Home, find_home
-from joulebook.identity import boot_id, machine_id
-from joulebook.lease import outbox_path, take_lease, write_status
-from joulebook.meters import Refused, open_meters, roots_from_environment
-from joulebook.outbox import Outbox
+from joulebook.lease import write_status
+from joulebook.meters import Refused
 from joulebook.sampler import Sampler
-from joulebook.settings import settings_from_environment
 from joulebook.units import NS_PER_SECOND
 
 FIRST_RUN_SECONDS: Final = 30
@@ -206,57 +200,25 @@ class Loop:
         return ended_ns is not None and any(t >= ended_ns for t in self.sampler.ends)
 
 
-def serve(home: Home, until_idle_seconds: float | None) -> bool:
-    """Run an agent in this process. False when another one has the lease."""
-    settings = settings_from_environment()
-    machine = machine_id()
-    home.make()
-    with ExitStack() as stack:
-        lease = take_lease(home, machine)
-        if lease is None:
-            return False
-        stack.enter_context(lease)
-        roots = roots_from_environment()
-        stop_fd = _stop_pipe()
-        meters, refused = open_meters(None, roots)
-        for meter in meters:
-            stack.callback(meter.close)
-        for refusal in refused:
-            print(refusal.error.lines("agent"), file=sys.stderr)
-        outbox = Outbox(outbox_path(home, machine), writer=True, most_bytes=settings.outbox_bytes)
-        stack.callback(outbox.close)
-        boot = boot_id()
-        folder = MarksFolder(home, roots.proc, machine, boot)
-        sampler = Sampler(outbox, folder, meters, roots, settings, machine, boot)
-        sampler.start()
-        idle = None if until_idle_seconds is None else int(until_idle_seconds * NS_PER_SECOND)
-        Loop(sampler, home, refused, idle, stop_fd).run()
-    return True
-
-
-def _stop_pipe() -> int:
-    """A descriptor that becomes readable on SIGTERM or SIGINT."""
-    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    return reader
-
-
 @click.command(epilog="Example: joulebook agent            (Ctrl-C ends it; its rows stay in the outbox)")
 @click.option("--until-idle", type=float, metavar="SECONDS", help="End this long after the last run has ended.")
-def agent(until_idle: float | None) -> None:
+@click.option(
+    "--standby/--no-standby",
+    default=None,
+    help="Wait, and take over when the agent that meters this machine ends. [default: standby, unless --until-idle]",
+)
+def agent(until_idle: float | None, standby: bool | None) -> None:
     """Sample this machine's meters until stopped.
 
-    `joulebook run` and `joulebook.track` start one when none runs. One agent owns a machine's
-    meters; a second one says so and leaves.
+    `joulebook run` and `joulebook.track` start one when none runs. One agent owns a machine's meters; a second
+    one stands by, and takes over within two seconds when the first ends or dies.
     """
+    from joulebook.serve import serve
+
     home = find_home()
-    if not serve(home, until_idle):
-        if until_idle is not None:
-            return  # started for a run, and somebody was quicker: that one meters it
+    waits = until_idle is None if standby is None else standby
+    if not serve(home, until_idle, standby=waits) and not waits and until_idle is None:
         raise JoulebookError(
-            f"another agent meters this machine for {home.root}",
-            "use it, or stop it first (its pid is in agents/*.json)",
+            f"another agent meters this machine for {home.agents}",
+            "joulebook agent --standby, or stop it first (its pid is in agents/*.json)",
         )

@@ -95,6 +95,8 @@ class MarksFolder:
                 print(f"joulebook agent: marks file {name} cannot be read: {error}", file=sys.stderr)
                 self._foreign.add(name)
                 continue
+            if file.boot_id == self.boot_id:
+                file.machine_id = self.machine_id  # one boot is one machine, whatever its containers call it
             if file.machine_id and file.machine_id != self.machine_id:
                 self._foreign.add(name)
                 continue
@@ -105,6 +107,16 @@ class MarksFolder:
                 self._watch(file)
             if name in self.files and (lines or len(file.reader.corrupt) > damage):
                 yield file, lines
+
+    def joined_unseen(self) -> bool:
+        """True when a living process has joined a run in a file that was never read here."""
+        beside = MarksFolder(
+            self.home, self.proc, self.machine_id, self.boot_id, _foreign=self._foreign | self.files.keys()
+        )
+        found = [file for file, _ in beside.read()]
+        for file in found:
+            self.release(file)
+        return any(not file.gone and (file.timeline.open or file.launcher) for file in found)
 
     def _introduce_by_name(self, file: MarksFile) -> None:
         """A file whose first line is damaged still names its run and its process in its own name."""

@@ -42,29 +42,40 @@ class Home:
         return self.root / "ledger.duckdb"
 
     def make(self) -> Home:
-        """The same home, its directories made, readable by their owner only."""
+        """The same home, its directories made, readable by their owner only; a shared folder as /tmp is."""
+        variable = "JOULEBOOK_HOME"
         try:
             for place in (self.root, self.outboxes, self.logs):
                 place.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for place in (self.marks, self.agents):
-                if self.shared is None:
-                    place.mkdir(mode=0o700, exist_ok=True)
-                elif not place.is_dir():  # like /tmp: trainers in other containers are other users
-                    place.mkdir(parents=True)
-                    place.chmod(0o1777)
+            if self.shared is None:
+                self.marks.mkdir(mode=0o700, exist_ok=True)
+            else:
+                variable = "JOULEBOOK_MARKS"
+                for place in (self.marks, self.agents):
+                    _make_shared(place)
         except OSError as error:
-            where = error.filename or self.root
             raise JoulebookError(
-                f"cannot make {where}: {error.strerror}", f"set {self._variable(where)} to a directory that you may write"
+                f"cannot make {error.filename or self.root}: {error.strerror}",
+                f"set {variable} to a directory that you may write",
             ) from error
         return self
 
 
+def _make_shared(place: Path) -> None:
+    try:
+        place.mkdir(parents=True)
+    except FileExistsError:
+        return
+    place.chmod(0o1777)
+
+
 def find_home() -> Home:
-    """JOULEBOOK_HOME, else joulebook under XDG_STATE_HOME, else ~/.local/state/joulebook."""
+    """JOULEBOOK_HOME, else joulebook under XDG_STATE_HOME, else ~/.local/state/joulebook; marks in JOULEBOOK_MARKS."""
+    marks = os.environ.get("JOULEBOOK_MARKS")
+    shared = Path(marks).absolute() if marks else None
     named = os.environ.get("JOULEBOOK_HOME")
     if named:
-        return Home(Path(named).absolute())
+        return Home(Path(named).absolute(), shared)
     state = os.environ.get("XDG_STATE_HOME")
     base = Path(state) if state else Path.home() / ".local" / "state"
-    return Home(base / "joulebook")
+    return Home(base / "joulebook", shared)

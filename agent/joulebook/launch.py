@@ -10,7 +10,7 @@ from typing import Any
 
 from joulebook.home import Home
 from joulebook.identity import machine_id
-from joulebook.lease import lease_is_held, log_path, read_status
+from joulebook.lease import log_path, read_status, runs_are_taken
 
 RESTART_SECONDS = 3.0
 """Time that a started agent is given to take the lease before another is started."""
@@ -23,6 +23,8 @@ def start_agent(home: Home) -> None:
     log = log_path(home, machine_id())
     command = [sys.executable, "-m", "joulebook", "agent", "--until-idle", str(IDLE_SECONDS)]
     environ = {**os.environ, "JOULEBOOK_HOME": str(home.root)}
+    if home.shared is not None:
+        environ["JOULEBOOK_MARKS"] = str(home.shared)
     with subprocess.Popen(
         ["/bin/sh", "-c", 'exec 2>>"$0"; "$@" &', str(log), *command],
         stdin=subprocess.DEVNULL,
@@ -37,9 +39,12 @@ def start_agent(home: Home) -> None:
 
 
 def start_agent_quietly(home: Home) -> None:
-    """Start an agent when none runs; a failure leaves the job as it was and its energy unmeasured (law 7)."""
+    """Start an agent when none takes new runs; a failure leaves the job as it was and its energy unmeasured (law 7).
+
+    The caller has written its join mark before it asks: an agent that is about to end sees it, or another is started.
+    """
     try:
-        if not lease_is_held(home, machine_id()):
+        if not runs_are_taken(home):
             start_agent(home)
     except OSError:
         return
@@ -50,14 +55,13 @@ def wait_for_run(home: Home, run_id: str, state: str, seconds: float) -> dict[st
 
     An agent is started as often as none lives: to meter the run, or to finish what a dead one left.
     """
-    machine = machine_id()
     deadline = time.monotonic() + seconds
     try_again_at = 0.0
     while (now := time.monotonic()) < deadline:
-        status = read_status(home, machine)
+        status = read_status(home)
         if status.get("runs", {}).get(run_id) == state:
             return status
-        if now > try_again_at and not lease_is_held(home, machine):
+        if now > try_again_at and not runs_are_taken(home):
             start_agent(home)
             try_again_at = now + RESTART_SECONDS
         time.sleep(0.02)

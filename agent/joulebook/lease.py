@@ -64,6 +64,7 @@ class Lease:
         """Put on record whose readings follow: a later agent claims counters' differences of its own outbox only."""
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, agent_id.encode(), 0)
+        self.last_holder = agent_id
 
     def take_runs(self) -> None:
         """From now on a join mark written before it was asked is seen by this agent."""

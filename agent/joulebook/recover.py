@@ -23,7 +23,7 @@ def recover(home: Home) -> bool:
     path = outbox_path(home, machine)
     if not path.exists() and not any(home.marks.iterdir()):
         return True
-    lease = take_lease(home, machine)
+    lease = take_lease(home)
     if lease is None:
         return False
     with lease:

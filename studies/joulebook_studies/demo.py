@@ -167,7 +167,7 @@ def agent_ended(home: Home) -> bool:
     if not home.agents.is_dir():
         return True
     deadline = time.monotonic() + AGENT_SECONDS
-    while lease_is_held(home, machine_id()):
+    while lease_is_held(home):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.1)

@@ -9,7 +9,6 @@ import pytest
 
 pytest.importorskip("torch")
 from joulebook.home import Home
-from joulebook.identity import machine_id
 from joulebook.lease import lease_is_held
 from joulebook_studies.catalogue import DEMO
 from joulebook_studies.data import FASHION, find_digits
@@ -96,5 +95,5 @@ def test_the_report_conserves_and_claims_nothing_from_one_seed(report):
 
 
 def test_no_process_stays_behind(told):
-    assert not lease_is_held(Home(told[0] / "home"), machine_id())
+    assert not lease_is_held(Home(told[0] / "home"))
     assert "still runs" not in told[1].stderr

@@ -1,6 +1,5 @@
 """The demo's own folder, environment, commands and words."""
 
-import fcntl
 import os
 import sys
 import tomllib
@@ -10,8 +9,7 @@ from pathlib import Path
 import pytest
 from joulebook.errors import BadInput, JoulebookError
 from joulebook.home import Home
-from joulebook.identity import machine_id
-from joulebook.lease import lease_path
+from joulebook.lease import take_lease
 from joulebook_studies import demo
 from joulebook_studies.catalogue import entry_of
 from joulebook_studies.plan import QUICK, Planned
@@ -54,8 +52,9 @@ def test_a_living_agent_is_seen_and_waited_for_no_longer_than_said(tmp_path, mon
     home = Home(tmp_path)
     assert demo.agent_ended(home)
     home.make()
-    with lease_path(home, machine_id()).open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    lease = take_lease(home)
+    assert lease is not None
+    with lease:
         assert not demo.agent_ended(home)
     assert demo.agent_ended(home)
 
