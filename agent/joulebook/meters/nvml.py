@@ -1,25 +1,42 @@
 """NVIDIA GPUs through NVML: the board's energy counter, or its power where it has none.
 
 The library libnvidia-ml.so.1 comes with the driver and is found by the loader; JOULEBOOK_NVML_LIBRARY
-names another file of that soname (docs/decisions/0003-nvidia-ml-py.md).
+names another (docs/decisions/0018-own-nvml-binding.md).
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from ctypes import byref, c_int, c_uint, c_ulonglong, c_void_p
 from dataclasses import dataclass
-from importlib import import_module
-from types import ModuleType
+from enum import Enum
+from functools import partial
 from typing import Any, Final
 
 from joulebook.clock import boottime_ns
 from joulebook.meters import Busy, Device, LeftOut, MeterAbsent, MeterUnavailable, Reading, Roots
+from joulebook.meters.nvml_library import (
+    DRIVER_NOT_LOADED,
+    FUNCTION_NOT_FOUND,
+    GPU_IS_LOST,
+    INVALID_ARGUMENT,
+    LIB_RM_VERSION_MISMATCH,
+    LIBRARY,
+    NO_PERMISSION,
+    NOT_SUPPORTED,
+    POWER_AVERAGE,
+    POWER_INSTANT,
+    RESET_REQUIRED,
+    UNINITIALIZED,
+    FieldValue,
+    Library,
+    NvmlError,
+    Pci,
+)
+from joulebook.meters.nvml_use import Programs, Users
 from joulebook.rows import Component, Method
-
-LIBRARY: Final = "JOULEBOOK_NVML_LIBRARY"
+from joulebook.units import NS_PER_SECOND
 
 U_GAIN: Final = 0.03
 """Gain of the board's sensor, shared by all GPUs of a model (METHODS 1.6: +-5 %)."""
@@ -29,10 +46,12 @@ U_POLLED: Final = 0.03
 COUNTER_STEP_NS: Final = 100_000_000
 """The energy counter moves every 20 to 100 ms (METHODS 1.1); the slowest is assumed."""
 INSTANT_STEP_NS: Final = 100_000_000
-AVERAGED_STEP_NS: Final = 1_000_000_000
+AVERAGED_STEP_NS: Final = NS_PER_SECOND
 """Power is an instant value up to GA100, and the mean of the last second on later chips (METHODS 1.1)."""
 GA100: Final = (8, 0)
 """Compute capability of GA100, the last chip whose power is an instant value."""
+PART_TIME: Final = (GA100, (9, 0))
+"""GA100 and GH100 (A100, H100, GH200), whose sensor sees 25 % of the time or less (METHODS 1.1)."""
 
 LIMIT_MARGIN: Final = 2.0
 """Boards pass their limit for milliseconds: no counter step above twice the largest limit is believed."""
@@ -40,16 +59,46 @@ MOST_WATTS: Final = 3000.0
 """Where a board tells no limit: twice the largest board of 2026."""
 
 POLLED_NOTE: Final = "no energy counter: power polled, loads that vary faster than it are aliased"
-MIG_NOTE: Final = "MIG enabled: board energy, not split by slice"
+PART_TIME_NOTE: Final = "sensor sees a part of the time only: a load that repeats about every 100 ms may be misread"
+MIG_NOTE: Final = "MIG: energy of the board, counted once"
+
+DEAD: Final = frozenset({UNINITIALIZED, INVALID_ARGUMENT, DRIVER_NOT_LOADED, GPU_IS_LOST, RESET_REQUIRED})
+"""What says that a handle will not answer again: it is asked for anew."""
+LIBRARY_DEAD: Final = frozenset({UNINITIALIZED, DRIVER_NOT_LOADED})
+FIRST_RETRY_NS: Final = NS_PER_SECOND
+LONGEST_RETRY_NS: Final = 30 * NS_PER_SECOND
+"""Time to the first attempt to get a lost board back, doubled after each that fails, up to the longest."""
+
+
+class Source(Enum):
+    """What a board is asked for, best first."""
+
+    ENERGY = "nvmlDeviceGetTotalEnergyConsumption"
+    AVERAGE = "field 185"
+    INSTANT = "field 186"
+    POWER = "nvmlDeviceGetPowerUsage"
+
+
+FIELDS: Final = {Source.AVERAGE: POWER_AVERAGE, Source.INSTANT: POWER_INSTANT}
 
 
 @dataclass(slots=True)
 class Board:
-    """One GPU: NVML's handle, the device, and the last utilisation sample seen (microseconds UTC)."""
+    """One GPU. ask: fills ``answer`` and returns its nvmlReturn_t.  code: why the board is lost, 0 while it is not.
 
-    handle: Any
+    partitions: those of the device, kept up to date as slices come and go.
+    """
+
+    device_id: str
+    counted: bool
+    handle: c_void_p
     device: Device
-    seen_us: int = 0
+    source: Source
+    ask: Callable[[], int]
+    answer: Any
+    users: Users
+    partitions: dict[str, float]
+    code: int = 0
 
 
 class Nvml:
@@ -57,199 +106,288 @@ class Nvml:
 
     name = "nvml"
 
-    def __init__(self, pynvml: ModuleType, boards: Sequence[Board], left_out: Sequence[LeftOut]) -> None:
-        self._nvml = pynvml
-        self._boards = boards
+    def __init__(
+        self, library: Library, boards: Sequence[Board], left_out: Sequence[LeftOut], programs: Programs
+    ) -> None:
+        self._library = library
+        self._boards = list(boards)
+        self._programs = programs
+        self._retry_ns = 0
+        self._pause_ns = FIRST_RETRY_NS
+        self._any_lost = False
         self.devices: Sequence[Device] = [board.device for board in boards]
         self.left_out = left_out
 
     def read(self) -> Sequence[Reading]:
-        """Cumulative microjoules or milliwatts of every board that answers."""
+        """Cumulative microjoules or milliwatts of every board that answers.
+
+        A lost board is looked for again at most once in a call, and ever less often: see ``_find_lost``.
+        """
         readings = []
+        before = boottime_ns()
+        if self._any_lost and before >= self._retry_ns:
+            self._find_lost()
+            before = boottime_ns()
         for board in self._boards:
-            try:
-                readings.append(self._read(board))
-            except self._nvml.NVMLError:
+            if board.code:
                 continue
+            code = board.ask()
+            after = boottime_ns()
+            if code:
+                self._refused(board, code, after)
+            elif board.counted:
+                readings.append(Reading(board.device_id, (before + after) // 2, board.answer.value * 1000))
+            else:
+                readings.append(Reading(board.device_id, (before + after) // 2, None, board.answer.value))
+            before = after
         return readings
 
-    def _read(self, board: Board) -> Reading:
-        counted = board.device.method is Method.COUNTER
-        ask = self._nvml.nvmlDeviceGetTotalEnergyConsumption if counted else self._nvml.nvmlDeviceGetPowerUsage
-        before = boottime_ns()
-        value = ask(board.handle)
-        at_ns = (before + boottime_ns()) // 2
-        if counted:
-            return Reading(board.device.device_id, at_ns, energy_microjoules=value * 1000)
-        return Reading(board.device.device_id, at_ns, power_milliwatts=value)
+    def _refused(self, board: Board, code: int, now_ns: int) -> None:
+        if code not in DEAD:
+            return
+        board.code = code
+        if not self._any_lost:
+            self._any_lost, self._pause_ns = True, FIRST_RETRY_NS
+            self._retry_ns = now_ns + FIRST_RETRY_NS
+
+    def _find_lost(self) -> None:
+        """One attempt to get lost boards back, by UUID.
+
+        NVML is closed and opened again only when it is dead itself, or no board is left that it could cost:
+        closing it lets go of every board, and one that nobody else holds may then restart its counter.
+        """
+        lost = [board for board in self._boards if board.code]
+        if len(lost) == len(self._boards) or any(board.code in LIBRARY_DEAD for board in lost):
+            self._library.shutdown()
+            for board in self._boards:
+                board.code = board.code or UNINITIALIZED
+            lost = self._boards
+        try:
+            self._library.init_once()
+            for board in lost:
+                self._find(board)
+        except NvmlError:
+            pass  # no driver yet: the boards stay lost until the next attempt
+        found = any(not board.code for board in lost)
+        self._any_lost = any(board.code for board in self._boards)
+        self._pause_ns = FIRST_RETRY_NS if found else min(2 * self._pause_ns, LONGEST_RETRY_NS)
+        self._retry_ns = boottime_ns() + self._pause_ns
+
+    def _find(self, board: Board) -> None:
+        try:
+            handle = self._library.handle("nvmlDeviceGetHandleByUUID", board.device_id.encode())
+            board.ask, board.answer = _bind(self._library, handle, board.source)
+            self._library.check(board.ask())
+        except NvmlError as error:
+            board.code = error.code
+            return
+        board.handle, board.code = handle, 0
 
     def busy(self) -> Mapping[str, Busy]:
-        """The processes on each board that answers, with their SM utilisation where the driver tells it."""
+        """The processes on each board that answers, with the part of it that they use as far as the driver tells it."""
         busy = {}
         for board in self._boards:
-            try:
-                busy[board.device.device_id] = Busy(self._processes(board))
-            except self._nvml.NVMLError:
+            if board.code:
                 continue
+            try:
+                busy[board.device_id] = self._users_of(board)
+            except NvmlError:
+                continue
+        self._programs.keep({pid for told in busy.values() for pid in told.pids})
         return busy
 
-    def _processes(self, board: Board) -> dict[int, float | None]:
-        pids = {process.pid for process in self._nvml.nvmlDeviceGetComputeRunningProcesses(board.handle)}
-        graphics = _ask(self._nvml, self._nvml.nvmlDeviceGetGraphicsRunningProcesses, board.handle) or []
-        pids |= {process.pid for process in graphics}
-        used = self._utilisation(board)
-        if used is None:
-            return dict.fromkeys(pids)
-        return {pid: used.get(pid, 0.0) for pid in pids | used.keys()}
+    def _users_of(self, board: Board) -> Busy:
+        slices = board.users.slices(board.handle)
+        if slices is None:
+            board.partitions.clear()
+            return board.users.whole(board.handle)
+        board.partitions.clear()
+        board.partitions.update({part.uuid: part.fraction for part in slices})
+        return board.users.sliced(slices)
 
-    def _utilisation(self, board: Board) -> dict[int, float] | None:
-        """Mean SM utilisation of each process since the last look, None where the board does not tell."""
-        try:
-            samples = self._nvml.nvmlDeviceGetProcessUtilization(board.handle, board.seen_us)
-        except self._nvml.NVMLError as error:
-            # "Not found" is the driver's word for: nothing ran since the last look.
-            return {} if error.value == self._nvml.NVML_ERROR_NOT_FOUND else None
-        by_pid = defaultdict(list)
-        for sample in samples:
-            if sample.timeStamp > board.seen_us:
-                by_pid[sample.pid].append(min(sample.smUtil, 100) / 100)
-        board.seen_us = max([board.seen_us, *(sample.timeStamp for sample in samples)])
-        return {pid: sum(values) / len(values) for pid, values in by_pid.items()}
+    def limits(self) -> Mapping[str, float]:
+        """The power limit that each board that answers enforces now, W: what a comparison must hold fixed."""
+        found = {}
+        for board in self._boards:
+            if not board.code and (limit := _limit_watts(self._library, board.handle)) is not None:
+                found[board.device_id] = limit
+        return found
 
     def close(self) -> None:
         """Close NVML; harmless when the driver has gone already."""
-        if self._boards:
-            self._boards = []
-            try:
-                self._nvml.nvmlShutdown()
-            except self._nvml.NVMLError:
-                return
+        self._boards = []
+        self._library.shutdown()
 
 
 def open_nvml(roots: Roots) -> Nvml:
-    """Every NVIDIA GPU that answers. roots: not used, NVML finds the driver itself.
+    """Every NVIDIA GPU that answers. roots: /proc, for what MPS clients may use; NVML finds the driver itself.
 
-    Raises MeterAbsent without library or GPU, MeterUnavailable when no GPU answers.
+    Raises MeterAbsent without library, GPU or any GPU that tells its power, MeterUnavailable when none answers.
     """
-    pynvml = _load()
-    boards, left_out = [], []
-    for index in range(_count(pynvml)):
+    library = load_nvml()
+    programs = Programs(roots.proc)
+    boards, left_out, silent = [], [], 0
+    for index in range(count_gpus(library)):
         try:
-            boards.append(_board(pynvml, index))
-        except pynvml.NVMLError as error:
-            left_out.append(LeftOut(f"GPU {index}", str(error), _remedy(pynvml, error)))
+            handle = library.handle("nvmlDeviceGetHandleByIndex_v2", c_uint(index))
+            source = _best_source(library, handle)
+            if source is None:
+                silent += 1
+                left_out.append(LeftOut(f"GPU {index}", "tells neither energy nor power: see meter accelerator"))
+            else:
+                boards.append(_board(library, handle, source, programs))
+        except NvmlError as error:
+            left_out.append(LeftOut(f"GPU {index}", str(error), remedy(error)))
     if boards:
-        return Nvml(pynvml, boards, left_out)
-    pynvml.nvmlShutdown()
+        return Nvml(library, boards, left_out, programs)
+    library.shutdown()
+    if silent:
+        raise MeterAbsent("no GPU tells its energy or power", "the accelerator meter models them from utilisation")
     if left_out:
         first = left_out[0]
         raise MeterUnavailable(f"no GPU of {len(left_out)} answers; {first.what}: {first.why}", first.remedy)
     raise MeterAbsent("NVML finds no GPU", "give the container its GPUs (--gpus all), or check nvidia-smi")
 
 
-def _load() -> ModuleType:
-    """nvidia-ml-py, its library loaded and initialised."""
-    pynvml = import_module("pynvml")
+def load_nvml() -> Library:
+    """The library, initialised. Raises MeterAbsent where the machine has no driver, MeterUnavailable where it fails."""
     named = os.environ.get(LIBRARY)
     try:
-        if named:
-            # The loader gives a library that is loaded already to whoever asks for the same soname.
-            ctypes.CDLL(named)
-        pynvml.nvmlInit()
+        library = Library()
+        library.init_once()
     except OSError as error:
-        raise MeterUnavailable(f"{LIBRARY}: {error}", "name a libnvidia-ml.so.1 that can be loaded") from error
-    except pynvml.NVMLError as error:
-        if error.value in (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED):
-            raise MeterAbsent("no NVIDIA driver (NVML: " + str(error) + ")", _remedy(pynvml, error)) from error
-        raise MeterUnavailable(f"NVML: {error}", _remedy(pynvml, error)) from error
-    return pynvml
+        if named:
+            raise MeterUnavailable(f"{LIBRARY}: {error}", "name a libnvidia-ml.so.1 that can be loaded") from error
+        raise MeterAbsent(
+            "no NVIDIA driver (NVML: shared library not found)",
+            "install the NVIDIA driver, or give the container its GPUs (--gpus all)",
+        ) from error
+    except NvmlError as error:
+        if error.code == DRIVER_NOT_LOADED:
+            raise MeterAbsent(f"no NVIDIA driver (NVML: {error})", remedy(error)) from error
+        raise MeterUnavailable(f"NVML: {error}", remedy(error)) from error
+    return library
 
 
-def _count(pynvml: ModuleType) -> int:
+def count_gpus(library: Library) -> int:
+    """How many GPUs there are; the library is closed when it cannot tell. Raises MeterUnavailable."""
     try:
-        count: int = pynvml.nvmlDeviceGetCount()
-    except pynvml.NVMLError as error:
-        pynvml.nvmlShutdown()
-        raise MeterUnavailable(f"NVML cannot count the GPUs: {error}", _remedy(pynvml, error)) from error
-    return count
+        return library.number("nvmlDeviceGetCount_v2")
+    except NvmlError as error:
+        library.shutdown()
+        raise MeterUnavailable(f"NVML cannot count the GPUs: {error}", remedy(error)) from error
 
 
-def _board(pynvml: ModuleType, index: int) -> Board:
-    """The board at that index. Raises NVMLError when it has neither energy nor power to give."""
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    uuid = _text(pynvml.nvmlDeviceGetUUID(handle))
-    model = _text(_ask(pynvml, pynvml.nvmlDeviceGetName, handle) or "unknown GPU")
-    counted = _has_counter(pynvml, handle)
-    averaged = not counted and _is_averaged(pynvml, handle)
+def _best_source(library: Library, handle: c_void_p) -> Source | None:
+    """The best source that answers, None where the board has none. Raises NvmlError when it refuses otherwise."""
+    for source in Source:
+        try:
+            ask, _ = _bind(library, handle, source)
+            library.check(ask())
+        except NvmlError as error:
+            # Drivers older than a field call it an invalid argument.
+            if error.code not in (NOT_SUPPORTED, FUNCTION_NOT_FOUND, INVALID_ARGUMENT):
+                raise
+        else:
+            return source
+    return None
+
+
+def _bind(library: Library, handle: c_void_p, source: Source) -> tuple[Callable[[], int], Any]:
+    """A question that is ready to be asked, and where its answer will stand (``.value``, mJ or mW)."""
+    if source in FIELDS:
+        field_value = FieldValue(field=FIELDS[source])
+        get = partial(library.function("nvmlDeviceGetFieldValues"), handle, c_int(1), byref(field_value))
+        return lambda: get() or field_value.code, field_value
+    answer = c_ulonglong() if source is Source.ENERGY else c_uint()
+    return partial(library.function(source.value), handle, byref(answer)), answer
+
+
+def _board(library: Library, handle: c_void_p, source: Source, programs: Programs) -> Board:
+    """The board behind that handle. Raises NvmlError when it does not say who it is."""
+    uuid = library.text("nvmlDeviceGetUUID", handle)
+    model = _text(library, "nvmlDeviceGetName", handle) or "unknown GPU"
+    counted = source is Source.ENERGY
+    chip = _capability(library, handle)
+    averaged = source is Source.AVERAGE or (source is Source.POWER and chip > GA100)
+    users = Users(library, programs)
+    slices = users.slices(handle)
+    partitions = {part.uuid: part.fraction for part in slices or ()}
+    if slices is None:
+        users.start(handle)
     notes = [] if counted else [POLLED_NOTE]
-    mig = _ask(pynvml, pynvml.nvmlDeviceGetMigMode, handle)
-    if mig and mig[0]:
-        notes.append(MIG_NOTE)
-    enforced = _ask(pynvml, pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+    notes += [PART_TIME_NOTE] if not counted and chip in PART_TIME else []
+    notes += [MIG_NOTE] if slices is not None else []
     step_ns = COUNTER_STEP_NS if counted else AVERAGED_STEP_NS if averaged else INSTANT_STEP_NS
-    return Board(
-        handle,
-        Device(
-            device_id=uuid,
-            component=Component.GPU,
-            method=Method.COUNTER if counted else Method.INTEGRATED,
-            u_common=U_GAIN,
-            u_common_key=f"nvml:{model}",
-            u_indep=0.0 if counted else U_POLLED,
-            step_ns=step_ns,
-            most_watts=_most_watts(pynvml, handle),
-            averaged=averaged,
-            model=model,
-            driver=_text(_ask(pynvml, pynvml.nvmlSystemGetDriverVersion) or ""),
-            limit_watts=None if enforced is None else enforced / 1000,
-            note="; ".join(notes),
-        ),
+    address = pci_address(library, handle)
+    device = Device(
+        device_id=uuid,
+        component=Component.GPU,
+        method=Method.COUNTER if counted else Method.INTEGRATED,
+        u_common=U_GAIN,
+        u_common_key=f"nvml:{model}",
+        u_indep=0.0 if counted else U_POLLED,
+        step_ns=step_ns,
+        most_watts=_most_watts(library, handle),
+        averaged=averaged,
+        covers=f"gpu:{uuid}",
+        covers_also=(f"gpu:{address}",) if address else (),
+        partitions=partitions,
+        model=model,
+        driver=_text(library, "nvmlSystemGetDriverVersion"),
+        limit_watts=_limit_watts(library, handle),
+        note="; ".join(notes),
     )
+    return Board(uuid, counted, handle, device, source, *_bind(library, handle, source), users, partitions)
 
 
-def _has_counter(pynvml: ModuleType, handle: Any) -> bool:
-    """Whether the energy counter answers; if it is not supported, power must."""
+def pci_address(library: Library, handle: c_void_p) -> str:
+    """As in /sys/bus/pci/devices, "" where the board does not tell."""
     try:
-        pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-    except pynvml.NVMLError as error:
-        if error.value not in (pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND):
-            raise
-        pynvml.nvmlDeviceGetPowerUsage(handle)
-        return False
-    return True
+        pci = library.struct("nvmlDeviceGetPciInfo_v3", Pci, handle)
+    except NvmlError:
+        return ""
+    return f"{pci.domain:04x}:{pci.bus:02x}:{pci.device:02x}.0"
 
 
-def _is_averaged(pynvml: ModuleType, handle: Any) -> bool:
-    capability = _ask(pynvml, pynvml.nvmlDeviceGetCudaComputeCapability, handle)
-    return bool(capability) and tuple(capability) > GA100
-
-
-def _most_watts(pynvml: ModuleType, handle: Any) -> float:
-    constraints = _ask(pynvml, pynvml.nvmlDeviceGetPowerManagementLimitConstraints, handle)
-    enforced = _ask(pynvml, pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
-    most = max(constraints[1] if constraints else 0, enforced or 0)
-    return LIMIT_MARGIN * most / 1000 if most else MOST_WATTS
-
-
-def _ask(pynvml: ModuleType, function: Callable[..., Any], *handle: Any) -> Any:
-    """The answer to an optional question, to a board or to the whole system; None when there is none."""
+def _capability(library: Library, handle: c_void_p) -> tuple[int, int]:
+    """Compute capability, (0, 0) where the board does not tell."""
     try:
-        return function(*handle)
-    except pynvml.NVMLError:
+        return library.pair("nvmlDeviceGetCudaComputeCapability", handle)
+    except NvmlError:
+        return (0, 0)
+
+
+def _limit_watts(library: Library, handle: c_void_p) -> float | None:
+    try:
+        return library.number("nvmlDeviceGetEnforcedPowerLimit", handle) / 1000
+    except NvmlError:
         return None
 
 
-def _remedy(pynvml: ModuleType, error: Any) -> str:
+def _most_watts(library: Library, handle: c_void_p) -> float:
+    try:
+        largest = library.pair("nvmlDeviceGetPowerManagementLimitConstraints", handle)[1] / 1000
+    except NvmlError:
+        largest = 0.0
+    most = max(largest, _limit_watts(library, handle) or 0.0)
+    return LIMIT_MARGIN * most if most else MOST_WATTS
+
+
+def _text(library: Library, name: str, *handle: c_void_p) -> str:
+    try:
+        return library.text(name, *handle)
+    except NvmlError:
+        return ""
+
+
+def remedy(error: NvmlError) -> str:
+    """What to do about a refusal."""
     remedies = {
-        pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "install the NVIDIA driver, or give the container its GPUs (--gpus all)",
-        pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "sudo modprobe nvidia",
-        pynvml.NVML_ERROR_NO_PERMISSION: "run as a user that may open /dev/nvidia*",
-        pynvml.NVML_ERROR_GPU_IS_LOST: "reset the GPU (sudo nvidia-smi --gpu-reset) or reboot",
-        pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "reboot: driver and library are of different versions",
-        pynvml.NVML_ERROR_NOT_SUPPORTED: "the board gives neither energy nor power: leave nvml out of JOULEBOOK_METERS",
+        DRIVER_NOT_LOADED: "sudo modprobe nvidia",
+        NO_PERMISSION: "run as a user that may open /dev/nvidia*",
+        GPU_IS_LOST: "reset the GPU (sudo nvidia-smi --gpu-reset) or reboot",
+        RESET_REQUIRED: "reset the GPU (sudo nvidia-smi --gpu-reset) or reboot",
+        LIB_RM_VERSION_MISMATCH: "reboot: driver and library are of different versions",
     }
-    return remedies.get(error.value, "check that nvidia-smi works on this machine")
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+    return remedies.get(error.code, "check that nvidia-smi works on this machine")

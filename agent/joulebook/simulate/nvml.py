@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from joulebook.errors import BadInput, JoulebookError
-from joulebook.meters.nvml import LIBRARY
+from joulebook.meters.nvml_library import LIBRARY
 from joulebook.simulate.curve import Curve, parse_curve
 from joulebook.simulate.truth import Source, write_truth
 
@@ -26,41 +26,90 @@ ARCHITECTURES: Final = ("pascal", "volta", "turing", "ga100", "ampere", "ada", "
 
 @dataclass(frozen=True, slots=True)
 class GpuProcess:
-    """A process on a GPU. sm_percent: None when the driver does not tell utilisation."""
+    """A process on a GPU.
+
+    sm_percent: None when the driver does not tell utilisation.  slice_index: the MIG slice that it runs in, None
+    for the whole board.  mps_client: it is in the list of MPS clients only.
+    """
 
     pid: int
     memory_bytes: int = 0
     sm_percent: int | None = None
+    slice_index: int | None = None
+    mps_client: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSlice:
+    """A MIG slice. compute_slices: its size, 1 to 7."""
+
+    uuid: str
+    compute_slices: int
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One simulated GPU. error: "" or lost, unsupported, permission, for every question to it."""
+    """One simulated GPU. error: "" or lost, unsupported, permission, for every question to it.
+
+    energy_counter, power, power_fields: what it can be asked.  utilisation_percent: of the board, None for the part of
+    its limit that it draws.  most_slices: compute slices under MIG.  virtual: a virtual machine's part of a board.
+    lost: CLOCK_BOOTTIME ns of when it is gone and when it is back (0 for never).
+    """
 
     uuid: str
     curve: Curve
     name: str = "Simulated H100"
     architecture: str = "hopper"
     energy_counter: bool = True
+    power: bool = True
+    power_fields: bool = True
     limit_watts: float = 700.0
+    utilisation_percent: int | None = None
     mig: bool = False
+    slices: tuple[GpuSlice, ...] = ()
+    most_slices: int = 7
+    virtual: bool = False
     error: str = ""
+    lost: tuple[tuple[int, int], ...] = ()
     processes: tuple[GpuProcess, ...] = ()
 
     def lines(self, index: int) -> Iterator[str]:
         """Its lines in the configuration."""
-        yield f"gpu {index} uuid {self.uuid}"
-        yield f"gpu {index} name {self.name}"
-        yield f"gpu {index} architecture {self.architecture}"
-        yield f"gpu {index} curve {self.curve}"
-        yield f"gpu {index} energy {'on' if self.energy_counter else 'off'}"
-        yield f"gpu {index} limit_watts {self.limit_watts}"
-        yield f"gpu {index} mig {'on' if self.mig else 'off'}"
+        for key, value in self._values():
+            yield f"gpu {index} {key} {value}"
+
+    def _values(self) -> Iterator[tuple[str, object]]:
+        yield "uuid", self.uuid
+        yield "name", self.name
+        yield "architecture", self.architecture
+        yield "curve", self.curve
+        yield "energy", _switch(self.energy_counter)
+        yield "power", _switch(self.power)
+        yield "fields", _switch(self.power_fields)
+        yield "limit_watts", self.limit_watts
+        if self.utilisation_percent is not None:
+            yield "utilisation", self.utilisation_percent
+        yield "mig", _switch(self.mig)
+        yield "slices", self.most_slices
+        for part in self.slices:
+            yield "slice", f"{part.uuid} {part.compute_slices}"
+        yield "virtual", _switch(self.virtual)
         if self.error:
-            yield f"gpu {index} error {self.error}"
+            yield "error", self.error
+        for gone_ns, back_ns in self.lost:
+            yield "lost", f"{gone_ns} {back_ns}"
         for process in self.processes:
-            told = "" if process.sm_percent is None else f" {process.sm_percent}"
-            yield f"gpu {index} process {process.pid} {process.memory_bytes}{told}"
+            numbers = (
+                process.pid,
+                process.memory_bytes,
+                -1 if process.sm_percent is None else process.sm_percent,
+                -1 if process.slice_index is None else process.slice_index,
+            )
+            yield "client" if process.mps_client else "process", " ".join(map(str, numbers))
+
+
+def _switch(on: bool) -> str:
+    return "on" if on else "off"
 
 
 def write_gpus(
@@ -70,12 +119,18 @@ def write_gpus(
     *,
     step_ms: float = 100.0,
     reload_ns: int | None = None,
+    down_ns: tuple[int, int] | None = None,
+    sample_ms: int = 0,
+    nonsense: int = 0,
     errors: Sequence[str] = (),
 ) -> Path:
     """Write the configuration, at once, and the truth. Returns the configuration's path.
 
     t0_ns: CLOCK_BOOTTIME at which the curves begin.  step_ms: sensors move at its multiples.  reload_ns:
-    when the driver is loaded again, and counters restart at 0.  errors: "FUNCTION CODE [GPU]".
+    when the driver is loaded again, and counters restart at 0.  down_ns: from when to when there is no driver; it must
+    be initialised anew then, and counters restart at 0 at the end.  sample_ms: process utilisation is sampled at its
+    multiples, each process at its own phase; 0 for whenever it is asked.  nonsense: bad samples beside the good ones.
+    errors: "FUNCTION CODE [GPU]".
     """
     for gpu in gpus:
         if gpu.architecture not in ARCHITECTURES:
@@ -83,6 +138,9 @@ def write_gpus(
     lines = [f"t0_ns {t0_ns}", f"step_ms {step_ms}"]
     if reload_ns is not None:
         lines.append(f"reload_ns {reload_ns}")
+    if down_ns is not None:
+        lines.append(f"down_ns {down_ns[0]} {down_ns[1]}")
+    lines += [f"sample_ms {sample_ms}", f"nonsense {nonsense}"]
     lines += [f"error {error}" for error in errors]
     lines += [line for index, gpu in enumerate(gpus) for line in gpu.lines(index)]
     path = directory / CONFIG

@@ -1,4 +1,4 @@
-"""The NVML meter through nvidia-ml-py on a real shared library, built here: these tests never skip."""
+"""The NVML meter on a real shared library, built here: these tests never skip."""
 
 import os
 import subprocess
@@ -135,6 +135,9 @@ def test_a_gpu_that_fails_while_running_is_left_out_and_harms_no_other(board: Bo
     assert set(by_id(meter)) == {"GPU-b"}
     assert set(meter.busy()) == {"GPU-b"}
     board.write(Gpu("GPU-a", STEADY), Gpu("GPU-b", STEADY))
+    if error == "lost":
+        assert set(by_id(meter)) == {"GPU-b"}  # its handle is dead: it is looked for a second later
+        time.sleep(1)
     assert set(by_id(meter)) == {"GPU-a", "GPU-b"}
     meter.close()
 
@@ -200,7 +203,7 @@ def test_mig_counts_the_board_once_and_says_so(board: Board) -> None:
     meter = board.open()
     assert [device.device_id for device in meter.devices] == ["GPU-a"]
     assert meter.devices[0].note == MIG_NOTE
-    assert pids(meter) == {"GPU-a": {101: None}}
+    assert pids(meter) == {"GPU-a": {}}  # no slice, so nothing can run
     meter.close()
 
 
