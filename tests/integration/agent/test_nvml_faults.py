@@ -1,0 +1,166 @@
+"""GPUs that are lost and drivers that are loaded again, on the simulated library: what is read, and when."""
+
+import time
+from pathlib import Path
+
+import pytest
+from joulebook.clock import boottime_ns
+from joulebook.history import DeviceHistory
+from joulebook.meters import Roots, nvml
+from joulebook.meters.nvml import LONGEST_RETRY_NS, Nvml, open_nvml
+from joulebook.simulate.curve import parse_curve
+from joulebook.simulate.nvml import Gpu, build_library, environment, write_gpus
+
+STEADY = parse_curve("constant:200")
+SECOND = 1_000_000_000
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_library(tmp_path_factory.mktemp("nvml")).parent
+
+
+@pytest.fixture
+def place(tmp_path: Path, library: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for variable, value in (environment(library) | {"JOULEBOOK_SIM_NVML": str(tmp_path / "nvml.conf")}).items():
+        monkeypatch.setenv(variable, value)
+    return tmp_path
+
+
+def seen(meter: Nvml) -> set[str]:
+    return {reading.device_id for reading in meter.read()}
+
+
+class Clock:
+    """The meter's clock, set by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_ns = boottime_ns()
+        monkeypatch.setattr(nvml, "boottime_ns", lambda: self.now_ns)
+
+
+def asks(meter: Nvml, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every handle that is asked for by UUID from now on."""
+    asked: list[str] = []
+    ask = meter._library.handle
+
+    def handle(name, *arguments):
+        asked.append(name)
+        return ask(name, *arguments)
+
+    monkeypatch.setattr(meter._library, "handle", handle)
+    return asked
+
+
+def test_a_gpu_that_is_lost_comes_back_with_its_joules_and_no_other_is_touched(place: Path) -> None:
+    began = boottime_ns() - 10 * SECOND
+    gone, back = boottime_ns() + SECOND // 2, boottime_ns() + 3 * SECOND // 2
+    write_gpus(place, [Gpu("GPU-a", STEADY, lost=((gone, back),)), Gpu("GPU-b", STEADY)], began, step_ms=10)
+    meter = open_nvml(Roots())
+    books = {device.device_id: DeviceHistory(device, "nvml", SECOND // 10) for device in meter.devices}
+    looks: dict[str, list[int]] = {"GPU-a": [], "GPU-b": []}
+    end = back + 5 * SECOND // 2
+    while boottime_ns() < end:
+        for reading in meter.read():
+            books[reading.device_id].add(reading)
+            looks[reading.device_id].append(reading.at_ns)
+        time.sleep(0.1)
+    meter.close()
+    assert not [at for at in looks["GPU-a"] if gone <= at < back]
+    absent = max(b - a for a, b in zip(looks["GPU-a"], looks["GPU-a"][1:], strict=False))
+    assert SECOND <= absent < 3 * SECOND  # attempts after 1 s and 3 s
+    assert max(b - a for a, b in zip(looks["GPU-b"], looks["GPU-b"][1:], strict=False)) < SECOND
+    for name, book in books.items():
+        start, stop = looks[name][1], looks[name][-1]
+        # 200 W throughout: the counter ran on while nobody could read it. One step of 100 ms at either end.
+        assert book.history.gained(start, stop) / 1e6 == pytest.approx(200 * (stop - start) / 1e9, abs=40)
+
+
+def test_a_gpu_lost_for_good_is_asked_for_ever_less_often(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = boottime_ns() - 10 * SECOND
+    write_gpus(place, [Gpu("GPU-a", STEADY), Gpu("GPU-b", STEADY)], began)
+    meter = open_nvml(Roots())
+    clock, asked = Clock(monkeypatch), asks(meter, monkeypatch)
+    start = clock.now_ns
+    write_gpus(place, [Gpu("GPU-a", STEADY, error="lost"), Gpu("GPU-b", STEADY)], began)
+    attempts = []
+    for second in range(200):
+        clock.now_ns = start + second * SECOND
+        before = len(asked)
+        assert seen(meter) == {"GPU-b"}
+        assert set(meter.busy()) == {"GPU-b"}
+        if len(asked) > before:
+            assert asked[before:] == ["nvmlDeviceGetHandleByUUID"]  # one attempt, and only for the lost one
+            attempts.append(second)
+    meter.close()
+    assert attempts == [1, 3, 7, 15, 31, 61, 91, 121, 151, 181]
+    assert LONGEST_RETRY_NS == 30 * SECOND
+
+
+def test_a_handle_that_died_is_replaced_and_not_trusted(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU was lost and came back between two reads: its old handle says so for ever."""
+    now = boottime_ns()
+    write_gpus(place, [Gpu("GPU-a", STEADY), Gpu("GPU-b", STEADY)], now - 10 * SECOND)
+    meter = open_nvml(Roots())
+    clock = Clock(monkeypatch)
+    write_gpus(place, [Gpu("GPU-a", STEADY, lost=((now - 2, now - 1),)), Gpu("GPU-b", STEADY)], now - 10 * SECOND)
+    assert seen(meter) == {"GPU-b"}
+    clock.now_ns += SECOND
+    assert seen(meter) == {"GPU-a", "GPU-b"}
+    meter.close()
+
+
+def test_a_driver_that_is_loaded_again_is_found_and_its_counters_began_at_zero(place: Path) -> None:
+    began = boottime_ns() - 10 * SECOND
+    gone, back = boottime_ns() + SECOND // 5, boottime_ns() + SECOND
+    gpus = [Gpu("GPU-a", STEADY), Gpu("GPU-b", STEADY, energy_counter=False)]
+    write_gpus(place, gpus, began, step_ms=10, down_ns=(gone, back))
+    meter = open_nvml(Roots())
+    before = {reading.device_id: reading for reading in meter.read()}
+    assert before["GPU-a"].energy_microjoules >= 1_990_000_000
+    book = DeviceHistory(meter.devices[0], "nvml", SECOND // 10)
+    looks = []
+    while boottime_ns() < back + 3 * SECOND // 2:
+        readings = meter.read()
+        looks.append((boottime_ns(), {reading.device_id for reading in readings}))
+        for reading in readings:
+            if reading.device_id == "GPU-a":
+                book.add(reading)
+        time.sleep(0.05)
+    assert all(not found for at, found in looks if gone + SECOND // 10 < at < back)
+    assert looks[-1][1] == {"GPU-a", "GPU-b"}
+    after = {reading.device_id: reading for reading in meter.read()}["GPU-a"]
+    meter.close()
+    # 200 W since the driver came back.
+    assert after.energy_microjoules / 1e6 == pytest.approx(200 * (after.at_ns - back) / 1e9, abs=10)
+    assert [note for _, note in book.notes] == ["counter reset: energy before it is missing"]
+    # What was drawn without a driver is missing and not made up.
+    seen_seconds = (after.at_ns - before["GPU-a"].at_ns - (back - gone)) / 1e9
+    assert book.history.gained(before["GPU-a"].at_ns, after.at_ns) / 1e6 <= 200 * seen_seconds + 20
+
+
+def test_without_any_driver_an_attempt_is_made_and_nothing_raised(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = boottime_ns() - 10 * SECOND
+    write_gpus(place, [Gpu("GPU-a", STEADY)], began)
+    meter = open_nvml(Roots())
+    clock = Clock(monkeypatch)
+    (place / "nvml.conf").unlink()
+    for _ in range(5):
+        assert seen(meter) == set()
+        assert meter.busy() == {}
+        clock.now_ns += 40 * SECOND
+    write_gpus(place, [Gpu("GPU-b", STEADY), Gpu("GPU-a", STEADY)], began)  # at another index now
+    assert seen(meter) == {"GPU-a"}
+    meter.close()
+    meter.close()
+
+
+def test_limits_are_told_of_boards_that_answer(place: Path) -> None:
+    began = boottime_ns() - 10 * SECOND
+    gpus = [Gpu("GPU-a", STEADY, limit_watts=400), Gpu("GPU-b", STEADY, limit_watts=0), Gpu("GPU-c", STEADY)]
+    write_gpus(place, gpus, began)
+    meter = open_nvml(Roots())
+    write_gpus(place, [*gpus[:2], Gpu("GPU-c", STEADY, error="lost")], began)
+    assert seen(meter) == {"GPU-a", "GPU-b"}
+    assert meter.limits() == {"GPU-a": 400.0}
+    meter.close()
