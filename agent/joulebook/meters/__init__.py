@@ -167,6 +167,9 @@ class Entry:
 METERS: Final[dict[str, Entry]] = {
     "rapl": Entry("joulebook.meters.rapl:open_rapl", "joulebook.simulate.powercap:stand"),
     "nvml": Entry("joulebook.meters.nvml:open_nvml", "joulebook.simulate.nvml:stand"),
+    "redfish": Entry(
+        "joulebook.meters.redfish:open_redfish", "joulebook.simulate.redfish:stand", "JOULEBOOK_REDFISH_URL"
+    ),
     "model": Entry("joulebook.meters.model:open_model", "joulebook.simulate.machine:stand"),
     "replay": Entry("joulebook.meters.replay:open_replay", "joulebook.simulate.recording:stand", "JOULEBOOK_REPLAY"),
 }

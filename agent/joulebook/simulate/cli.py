@@ -13,6 +13,7 @@ import click
 
 from joulebook.clock import boottime_ns
 from joulebook.simulate.curve import FORMS, Curve, parse_curve, staggered
+from joulebook.simulate.network_cli import redfish
 from joulebook.simulate.truth import truth as true_joules
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
@@ -31,6 +32,10 @@ def simulate() -> None:
     JOULEBOOK_SYS_ROOT=/tmp/sim joulebook doctor
     joulebook simulate truth /tmp/sim --from 1000000000 --to 31000000000 --json
     """
+
+
+for networked in (redfish,):
+    simulate.add_command(networked)
 
 
 @simulate.command()

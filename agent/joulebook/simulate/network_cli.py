@@ -1,0 +1,70 @@
+"""``joulebook simulate``, the sources that answer over a network or as a command."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from joulebook.clock import boottime_ns
+from joulebook.simulate.curve import FORMS, Curve, parse_curve
+
+DIRECTORY = click.Path(file_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("directory", type=DIRECTORY)
+@click.option(
+    "--curve", type=parse_curve, metavar="CURVE", default="constant:400", show_default=True, help=f"Power: {FORMS}."
+)
+@click.option(
+    "--view", type=click.Choice(["power", "environment", "both"]), default="both", show_default=True,
+    help="Which resources hold it.",
+)  # fmt: skip
+@click.option("--tls", is_flag=True, help="Serve https, with a certificate made for it (needs openssl).")
+@click.option("--credentials", metavar="USER:PASSWORD", default="", help="What clients must show.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="TCP port on loopback; 0 takes a free one.")
+@click.option("--seconds", type=click.FloatRange(min=0), help="End by itself after so many seconds.")
+def redfish(
+    directory: Path, curve: Curve, view: str, tls: bool, credentials: str, port: int, seconds: float | None
+) -> None:
+    """Serve a management controller on loopback, whose chassis is this node, until ended.
+
+    Prints the settings that point joulebook at it. redfish.faults in DIRECTORY switches faults on while it serves.
+
+    \b
+    joulebook simulate redfish /tmp/sim --curve square:300,700,20 --seconds 60
+    joulebook simulate redfish /tmp/sim --tls --credentials root:secret
+    """
+    from joulebook.simulate.redfish import Bmc, settings
+    from joulebook.simulate.server import make_certificate
+    from joulebook.simulate.truth import Source
+
+    stop = _stopped_by_signals()
+    directory.mkdir(parents=True, exist_ok=True)
+    certificate = make_certificate(directory) if tls else None
+    source = Source("redfish:node", boottime_ns(), (curve,))
+    bmc = Bmc(directory, source, view=view, port=port, credentials=credentials, certificate=certificate)
+    _print_settings(settings(bmc, directory, credentials, certificate))
+    stop.wait(seconds)
+    bmc.close()
+
+
+def _stopped_by_signals() -> threading.Event:
+    """Set by SIGTERM or Ctrl-C."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _print_settings(settings: Mapping[str, str]) -> None:
+    """As lines that a shell takes."""
+    for variable, value in settings.items():
+        click.echo(f"export {variable}={shlex.quote(value)}")
+    sys.stdout.flush()
