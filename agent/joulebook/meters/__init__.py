@@ -167,6 +167,7 @@ class Entry:
 METERS: Final[dict[str, Entry]] = {
     "rapl": Entry("joulebook.meters.rapl:open_rapl", "joulebook.simulate.powercap:stand"),
     "nvml": Entry("joulebook.meters.nvml:open_nvml", "joulebook.simulate.nvml:stand"),
+    "amdgpu": Entry("joulebook.meters.amdgpu:open_amdgpu", "joulebook.simulate.amdgpu:stand"),
     "redfish": Entry(
         "joulebook.meters.redfish:open_redfish", "joulebook.simulate.redfish:stand", "JOULEBOOK_REDFISH_URL"
     ),

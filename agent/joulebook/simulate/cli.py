@@ -14,6 +14,7 @@ import click
 from joulebook.clock import boottime_ns
 from joulebook.simulate.curve import FORMS, Curve, parse_curve, staggered
 from joulebook.simulate.network_cli import redfish
+from joulebook.simulate.sysfs_cli import amdgpu
 from joulebook.simulate.truth import truth as true_joules
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
@@ -36,6 +37,9 @@ def simulate() -> None:
 
 for networked in (redfish,):
     simulate.add_command(networked)
+
+for of_sysfs in (amdgpu,):
+    simulate.add_command(of_sysfs)
 
 
 @simulate.command()
