@@ -20,6 +20,7 @@ from urllib.parse import SplitResult
 from joulebook.clock import boottime_ns
 from joulebook.meters import Device, MeterAbsent, MeterUnavailable, Reading, Roots
 from joulebook.meters.credentials import read_credentials
+from joulebook.meters.dmi import product_name
 from joulebook.meters.fetch import Refusal, Site, split_url, tls_context
 from joulebook.meters.polling import NoAnswer, Polled, Poller, open_polled, seconds_of
 from joulebook.rows import Component, Method
@@ -152,7 +153,8 @@ def open_redfish(roots: Roots, environ: Mapping[str, str] = os.environ) -> Polle
     site, note = _site(parts, environ)
     chassis = Chassis(site, parts.path, energy=energy)
     poller = Poller("redfish", chassis.ask, period, TIMEOUT_SECONDS + period, chassis.close)
-    return open_polled(Polled("redfish", [_device(named[1], period, note, energy=energy)], poller))
+    device = _device(named[1], product_name(roots), period, note, energy=energy)
+    return open_polled(Polled("redfish", [device], poller))
 
 
 def _is_energy(reading: str) -> bool:
@@ -175,17 +177,17 @@ def _site(parts: SplitResult, environ: Mapping[str, str]) -> tuple[Site, str]:
     return site, "" if verified and context is not None else "BMC not verified by TLS"
 
 
-def _device(chassis: str, period_seconds: float, note: str, *, energy: bool) -> Device:
+def _device(chassis: str, product: str, period_seconds: float, note: str, *, energy: bool) -> Device:
     step_seconds = max(period_seconds, ENERGY_STEP_SECONDS) if energy else period_seconds
     return Device(
         device_id=DEVICE,
         component=Component.NODE,
         method=Method.COUNTER if energy else Method.INTEGRATED,
         u_common=U_BMC,
-        # Chassis of one name are of one kind: their gains err together, as far as anyone can tell.
-        u_common_key=f"redfish:{chassis}",
+        u_common_key=f"redfish:{product or chassis}",
         u_indep=0.0 if energy else U_QUANTUM,
         step_ns=round(step_seconds * NS_PER_SECOND),
         covers="node",
+        model=product,
         note=note,
     )

@@ -13,7 +13,7 @@ import click
 
 from joulebook.clock import boottime_ns
 from joulebook.simulate.curve import FORMS, Curve, parse_curve, staggered
-from joulebook.simulate.network_cli import redfish
+from joulebook.simulate.network_cli import ipmi, redfish
 from joulebook.simulate.sysfs_cli import amdgpu
 from joulebook.simulate.truth import truth as true_joules
 
@@ -34,12 +34,13 @@ def simulate() -> None:
     joulebook simulate truth /tmp/sim --from 1000000000 --to 31000000000 --json
     """
 
-
-for networked in (redfish,):
-    simulate.add_command(networked)
-
 for of_sysfs in (amdgpu,):
     simulate.add_command(of_sysfs)
+
+
+
+for networked in (ipmi, redfish):
+    simulate.add_command(networked)
 
 
 @simulate.command()

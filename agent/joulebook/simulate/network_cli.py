@@ -55,6 +55,26 @@ def redfish(
     bmc.close()
 
 
+@click.command()
+@click.argument("directory", type=DIRECTORY)
+@click.option(
+    "--curve", type=parse_curve, metavar="CURVE", default="constant:400", show_default=True, help=f"Power: {FORMS}."
+)
+def ipmi(directory: Path, curve: Curve) -> None:
+    """Write a command named ipmitool into DIRECTORY/bin, whose controller is this node; no process stays behind.
+
+    Prints the settings that make joulebook call it. ipmi.faults in DIRECTORY switches faults on.
+
+    \b
+    joulebook simulate ipmi /tmp/sim --curve square:300,700,20
+    """
+    from joulebook.simulate.ipmi import make_tool, settings
+    from joulebook.simulate.truth import Source
+
+    make_tool(directory, Source("ipmi:node", boottime_ns(), (curve,)))
+    _print_settings(settings(directory))
+
+
 def _stopped_by_signals() -> threading.Event:
     """Set by SIGTERM or Ctrl-C."""
     stop = threading.Event()

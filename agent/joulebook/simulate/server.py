@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Final
@@ -55,7 +55,7 @@ class PageServer:
 
     def faults(self) -> dict[str, str]:
         """The faults that are on."""
-        return read_faults(self.faults_file)
+        return read_faults(self.faults_file, FAULTS)
 
     def close(self) -> None:
         """Stop serving."""
@@ -64,15 +64,15 @@ class PageServer:
         self._server.server_close()
 
 
-def read_faults(path: Path) -> dict[str, str]:
+def read_faults(path: Path, known: Sequence[str]) -> dict[str, str]:
     """Fault -> its value ("" for none). Raises BadInput on one that is not known."""
     if not path.exists():
         return {}
     lines = [line.partition(" ") for line in path.read_text().splitlines() if line.strip()]
     faults = {word: value.strip() for word, _, value in lines}
-    unknown = faults.keys() - set(FAULTS)
+    unknown = faults.keys() - set(known)
     if unknown:
-        raise BadInput(f"{path}: no such fault: {', '.join(sorted(unknown))}", f"use some of: {', '.join(FAULTS)}")
+        raise BadInput(f"{path}: no such fault: {', '.join(sorted(unknown))}", f"use some of: {', '.join(known)}")
     return faults
 
 
