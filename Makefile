@@ -26,8 +26,8 @@ demo: .stamps/studies .stamps/images ## train, measure, price and report: under 
 study: .stamps/studies .stamps/images ## the demo at larger size: five seeds, four members, the budget control
 	@$(BIN)/joulebook demo $(STUDY)
 
-test: .stamps/dev .stamps/images .stamps/compiler ## all tests
-	@$(BIN)/python -m pytest tests
+test: .stamps/dev .stamps/images .stamps/compiler .stamps/prometheus ## all tests
+	@PATH="$(CURDIR)/.stamps/debian-prometheus/usr/bin:$$PATH" $(BIN)/python -m pytest tests
 
 check: .stamps/dev ## formatting, lint, types
 	@$(BIN)/ruff format --check $(SOURCES)
@@ -80,6 +80,10 @@ clean: ## remove .venv, stamps, caches and results
 
 .stamps/images: .stamps/studies
 	@studies/get-images.sh $(BIN)/python
+	@touch $@
+
+.stamps/prometheus: .stamps/dev
+	@tests/get-prometheus.sh .stamps/debian-prometheus
 	@touch $@
 
 .stamps/compiler: .stamps/dev

@@ -96,7 +96,7 @@ class DeviceState:
     """A device as its meter counts it now, shares not yet known.
 
     metered_microjoules: cumulative since the agent's start.  read_ns: CLOCK_BOOTTIME of its newest reading, None before
-    the first.  gaps: how often its energy could not be followed (resets, silences, lost devices).
+    the first.  step_ns: how often it has a new one.  gaps: how often its energy was lost track of (resets, silences).
     """
 
     device_id: str
@@ -105,6 +105,7 @@ class DeviceState:
     meter: str
     metered_microjoules: int
     read_ns: int | None
+    step_ns: int = 1_000_000
     gaps: int = 0
 
 
@@ -159,13 +160,15 @@ class Snapshot:
 
     version: counts the snapshots, from 1; a reader that has shown one to the outside says so with it.
     at_ns: CLOCK_BOOTTIME of the last turn of the loop.  sample_ns: nominal time between readings.
-    clock_steps: how often UTC was set.  open_runs: runs that have not ended.
+    started_us: UTC at which the agent's counts began.  clock_steps: how often UTC was set.  open_runs: not ended.
     """
 
     version: int
     at_ns: int
     sample_ns: int
     machine_id: str
+    agent_version: str
+    started_us: int
     energies: Energies = field(default_factory=Energies)
     devices: tuple[DeviceState, ...] = ()
     meters: tuple[MeterState, ...] = ()

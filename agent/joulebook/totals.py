@@ -264,7 +264,10 @@ class Totals:
     # -- over a restart --------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """JSON for ``restore``: written with the last flush, in its transaction; the next agent's first one removes it."""
+        """JSON for ``restore``: written in the transaction of the last flush.
+
+        The next agent's first flush must remove it: restored twice, it would fall behind what was shown meanwhile.
+        """
         runs = [*self._runs.values(), *([self._other] if self._other else [])]
         return {
             "devices": [list(_plain(device)) for device in self._devices.values()],
