@@ -29,6 +29,7 @@ class MarksFile:
     pid: int = 0
     rank: int | None = None
     role: str = ""
+    joined: bool = False
     machine_id: str = ""
     boot_id: str = ""
     pidfd: int = -1
@@ -50,16 +51,26 @@ class MarksFile:
 
     def read(self) -> list[Line]:
         """What is new, the timeline brought up to it."""
-        lines = list(self.reader.read(final=self.gone))
-        for line in lines:
-            if line.kind == "join" and not self.run_id:
+        lines = []
+        for line in self.reader.read(final=self.gone):
+            if line.kind == "join":
+                if line.values.get("again") and self.joined:
+                    continue  # said twice, and understood the first time
                 self._introduce(line)
+            lines.append(line)
+        for line in lines:
             self.timeline.take(line)
             self.last_ns, self.last_us = max(self.last_ns, line.at_ns), max(self.last_us, line.at_us)
         return lines
 
     def _introduce(self, line: Line) -> None:
+        """The first join says who the process is; a later track of the same run, that it will say when it leaves."""
         values = line.values
+        if self.joined:
+            if values.get("run") == self.run_id and values.get("role"):
+                self.role = str(values["role"])
+            return
+        self.joined = True
         self.run_id = str(values.get("run", ""))
         self.pid = int(values.get("pid") or 0)
         rank = values.get("rank")
@@ -121,7 +132,7 @@ class MarksFolder:
     def _introduce_by_name(self, file: MarksFile) -> None:
         """A file whose first line is damaged still names its run and its process in its own name."""
         run_id, _, rest = file.key.removesuffix(SUFFIX).rpartition(".")[0].rpartition(".")
-        if run_id and rest.isdigit():
+        if run_id and rest.isdigit() and not run_id.startswith("~"):
             file.run_id, file.pid = run_id, int(rest)
             file.machine_id, file.boot_id = self.machine_id, self.boot_id
 

@@ -1,4 +1,4 @@
-"""Who and where: machine, boot, run and rank."""
+"""Who and where: machine, boot, a fresh run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Final
 RUN_ID: Final = "JOULEBOOK_RUN_ID"
 """The variable that carries a run's id to every process of it."""
 
-RANK_VARIABLES: Final = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+MAX_ID: Final = 512
+"""Longest run id, in characters."""
 
 
 def machine_id(environ: Mapping[str, str] = os.environ) -> str:
@@ -40,28 +41,3 @@ def boot_id(proc: Path = Path("/proc")) -> str:
 def new_run_id() -> str:
     """A fresh run id: sorts by time, unique by 32 random bits."""
     return time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(4)
-
-
-def inherited_run_id(environ: Mapping[str, str] = os.environ) -> str | None:
-    """The run that this process was born into: own variable, torchrun unless its id is "none", a Slurm step.
-
-    A Slurm job without a step is a batch script, whose commands are runs of their own.
-    """
-    if own := environ.get(RUN_ID):
-        return own
-    elastic = environ.get("TORCHELASTIC_RUN_ID")
-    if elastic and elastic != "none":
-        return f"torchrun-{elastic}"
-    job, step = environ.get("SLURM_JOB_ID"), environ.get("SLURM_STEP_ID")
-    if job and step:
-        return f"slurm-{job}.{step}"
-    return None
-
-
-def rank(environ: Mapping[str, str] = os.environ) -> int | None:
-    """This process's rank in its run, None when nothing says that it has one."""
-    for variable in RANK_VARIABLES:
-        value = environ.get(variable, "")
-        if value.isdigit():
-            return int(value)
-    return None

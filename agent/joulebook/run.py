@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import resource
+import secrets
 import select
 import signal
 import subprocess
@@ -20,13 +21,15 @@ import click
 
 from joulebook.errors import JoulebookError
 from joulebook.home import Home, find_home
-from joulebook.identity import RUN_ID, boot_id, machine_id, new_run_id
+from joulebook.identity import RUN_ID, machine_id, new_run_id
+from joulebook.joining import marks_name, write_join
 from joulebook.launch import start_agent_quietly, wait_for_run
 from joulebook.lease import outbox_path
-from joulebook.marks import SUFFIX, MarksWriter, members
+from joulebook.marks import MarksWriter, members
 from joulebook.outbox import Outbox
+from joulebook.ranks import Job, job_of
 from joulebook.rows import Measurement, Method, Run
-from joulebook.sdk import ensemble_wire, is_given, labels_from_environment, technique_wire, working_directory
+from joulebook.sdk import ensemble_wire, is_given, labels_from_environment, technique_wire
 from joulebook.summary import document, run_energy
 
 REFUSED: Final = 125
@@ -154,24 +157,15 @@ def _prepare(labels: dict[str, Any], command: tuple[str, ...]) -> Launcher | Non
     except JoulebookError as error:
         _say(f"{error.cause}: this run is not measured\n  try: {error.remedy}")
         return None
-    run_id = new_run_id()
-    marks = MarksWriter(home.marks / f"{run_id}.{os.getpid()}.launcher{SUFFIX}")
-    joined = {
-        "run": run_id,
-        "role": "launcher",
-        "pid": os.getpid(),
-        "machine": machine_id(),
-        "boot": boot_id(),
-        "labels": labels,
-        "cwd": working_directory(),
-        "argv": [word[:512] for word in command[:32]],
-    }
-    marks.write("join", members(joined))
+    # Under a track or another ``joulebook run`` a run of its own; under a launcher of many processes, theirs.
+    job = (None if os.environ.get(RUN_ID) else job_of()) or Job(new_run_id())
+    marks = MarksWriter(home.marks / marks_name(job.run_id, os.getpid(), f"launcher-{secrets.token_hex(4)}"))
+    write_join(marks, job.run_id, "launcher", labels, command, job.note)
     try:
-        status = wait_for_run(home, run_id, "open", METER_SECONDS)
+        status = wait_for_run(home, job.run_id, "open", METER_SECONDS)
     except OSError:
         status = None
-    return Launcher(home, run_id, marks, status)
+    return Launcher(home, job.run_id, marks, status)
 
 
 def _execute(command: tuple[str, ...], launcher: Launcher | None) -> tuple[int, int | None]:
@@ -318,7 +312,13 @@ def summary_document(home: Home, run_id: str) -> dict[str, Any]:
 
 def energy_document(home: Home, run_id: str) -> dict[str, Any]:
     """The run's object from the rows that wait in the outbox, which stay there."""
-    outbox = Outbox(outbox_path(home, machine_id()), writer=False)
+    path = outbox_path(home, machine_id())
+    if not path.exists():
+        raise JoulebookError(
+            f"run {run_id} was metered by an agent of another home",
+            f"joulebook report run {run_id} where that agent is",
+        )
+    outbox = Outbox(path, writer=False)
     try:
         bodies = [row.body for batch in outbox.batches() for row in batch.rows]
     finally:

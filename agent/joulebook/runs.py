@@ -9,9 +9,12 @@ from typing import Any, Final
 from joulebook.errors import BadInput
 from joulebook.marks import Line
 from joulebook.rows import MAX_TEXT, Labels, Mark, Run, Status, labels_from_wire
+from joulebook.units import NS_PER_US
 
 UNREADABLE: Final = "has unreadable lines"
 """Part of the note of a run whose marks file is damaged; reports fail on it after they have printed."""
+RECORDED: Final = ("python", "cwd", "world_size", "nodes")
+"""What of a join line a run's record keeps."""
 LOST: Final = "a process of it was killed or lost before it ended"
 
 
@@ -19,14 +22,19 @@ LOST: Final = "a process of it was killed or lost before it ended"
 class RunState:
     """One run and the processes in it.
 
-    holders: marks files whose process is in the run now.  launcher: the file of ``joulebook run``, if any;
-    its word on the outcome is final.  unmetered: no agent was there for a part of it.
+    holders: marks files whose process is in the run now.  launchers: those of ``joulebook run``, of which each node
+    of a job may have one; their word on the outcome is final (judged).  provisional: its start is not known yet.
+    restart: how often the job's launcher has started it again.  former: processes of an earlier start, whose end
+    does not count.  unmetered: no agent was there for a part of it.
     """
 
     run: Run
     holders: set[str] = field(default_factory=set)
-    launcher: str | None = None
-    launcher_left: bool = False
+    launchers: set[str] = field(default_factory=set)
+    judged: bool = False
+    provisional: bool = False
+    restart: int = 0
+    former: set[str] = field(default_factory=set)
     failed: bool = False
     died: bool = False
     unmetered: bool = False
@@ -36,6 +44,14 @@ class RunState:
     def open(self) -> bool:
         """True until the run has ended."""
         return self.run.status is Status.RUNNING
+
+    def start_anew(self, restart: int) -> None:
+        """The launcher has started the job again: its outcome is that of the processes from here on."""
+        self.former |= self.holders
+        self.failed = self.died = False
+        if not self.unmetered:
+            self.run = replace(self.run, reason="")
+        self.note(f"started again by its launcher ({restart})")
 
     def note(self, text: str) -> None:
         """Add a label that reports carry on."""
@@ -52,11 +68,12 @@ class RunState:
 
 @dataclass(slots=True)
 class RunBook:
-    """All runs that the agent knows of, by id."""
+    """All runs that the agent knows of, by id. ended: runs of earlier agents, that a later process may resume."""
 
     machine_id: str
     boot_id: str
     runs: dict[str, RunState] = field(default_factory=dict)
+    ended: dict[str, Run] = field(default_factory=dict)
 
     def take(self, key: str, line: Line) -> None:
         """Follow one mark of one marks file."""
@@ -66,8 +83,7 @@ class RunBook:
         elif line.kind == "start":
             state = self.runs.get(str(values.get("run")))
             if state is not None:
-                state.run = replace(state.run, started_at_us=line.at_us, started_ns=line.at_ns)
-                state.changed = True
+                _begin(state, line)
         elif line.kind == "leave":
             self._leave(key, line)
 
@@ -75,7 +91,9 @@ class RunBook:
         """The process behind a marks file is gone without leaving. lost: it had said that it would leave."""
         for state in self.runs.values():
             if key in state.holders:
-                if lost and (state.launcher is None or key == state.launcher):
+                counts = key in state.launchers if state.launchers else key not in state.former
+                state.judged |= key in state.launchers
+                if lost and counts:
                     state.died = True
                     state.run = replace(state.run, reason=state.run.reason or LOST)
                 self._drop(state, key, at_ns, at_us)
@@ -104,6 +122,9 @@ class RunBook:
         told = dict(labels) if isinstance(labels, Mapping) else {}
         if values.get("parent"):
             told["parent_run_id"] = str(values["parent"])
+        role = values.get("role")
+        if run_id not in self.runs and run_id in self.ended:
+            self.runs[run_id] = RunState(self.ended.pop(run_id))
         state = self.runs.get(run_id)
         if state is None:
             run = Run(
@@ -115,18 +136,43 @@ class RunBook:
                 started_ns=line.at_ns,
                 labels=Labels(),
                 command=tuple(str(word) for word in values.get("argv") or ()),
-                record={"python": values.get("python"), "cwd": values.get("cwd")},
+                record={name: values[name] for name in RECORDED if values.get(name) is not None},
             )
-            state = self.runs[run_id] = RunState(run)
-        elif not state.open and not state.launcher_left:
-            state.run = replace(state.run, status=Status.RUNNING, ended_at_us=None, ended_ns=None)
+            state = self.runs[run_id] = RunState(run, provisional=True)
+        elif not state.open and state.judged and role != "launcher":
+            return  # a process that the job left behind
         elif not state.open:
-            return
+            self._reopen(state, line)
+        restart = values.get("restart")
+        if isinstance(restart, int) and restart > state.restart:
+            if state.holders | state.former:
+                state.start_anew(restart)
+            state.restart = restart
         state.run = replace(state.run, labels=merged(state.run.labels, told))
+        if values.get("note"):
+            state.note(str(values["note"])[:256])
         state.holders.add(key)
+        state.former.discard(key)
         state.changed = True
-        if values.get("role") == "launcher":
-            state.launcher = key
+        if role == "launcher":
+            state.launchers.add(key)
+            state.judged = False
+        else:
+            _begin(state, line)
+
+    def _reopen(self, state: RunState, line: Line) -> None:
+        """A later process of the same run: the run goes on, and its outcome is the later one's."""
+        seconds = max(0, line.at_us - (state.run.ended_at_us or line.at_us)) / 1e6
+        state.failed = state.died = state.judged = False
+        state.launchers.clear()
+        run = state.run
+        if run.boot_id != self.boot_id:  # the machine was booted meanwhile: the run's start, on this boot's clock
+            run = replace(
+                run, boot_id=self.boot_id, started_ns=line.at_ns - (line.at_us - run.started_at_us) * NS_PER_US
+            )
+        reason = run.reason if state.unmetered else ""
+        state.run = replace(run, status=Status.RUNNING, ended_at_us=None, ended_ns=None, exit_code=None, reason=reason)
+        state.note(f"resumed after {seconds:.0f} s")
 
     def _leave(self, key: str, line: Line) -> None:
         values = line.values
@@ -139,25 +185,36 @@ class RunBook:
         if values.get("lost"):
             state.note(f"{values['lost']} marks could not be written")
         status = values.get("status")
-        state.failed |= status == Status.FAILED
-        state.died |= status == Status.INTERRUPTED
+        if (
+            key in state.launchers and not state.judged
+        ):  # what its processes said of themselves is the launcher's to judge
+            state.judged, state.failed, state.died = True, False, False
+        if key in state.launchers or not state.launchers:
+            state.failed |= status == Status.FAILED
+            state.died |= status == Status.INTERRUPTED
         if values.get("reason") and not state.run.reason:
             state.run = replace(state.run, reason=str(values["reason"])[:256])
-        if key == state.launcher:
-            state.launcher_left = True
-            state.run = replace(state.run, exit_code=values.get("exit_code"))
-            state.failed, state.died = status == Status.FAILED, status == Status.INTERRUPTED
+        if key in state.launchers:
+            state.run = replace(state.run, exit_code=max(state.run.exit_code or 0, values.get("exit_code") or 0))
         self._drop(state, key, line.at_ns, line.at_us)
 
     def _drop(self, state: RunState, key: str, at_ns: int, at_us: int) -> None:
         state.holders.discard(key)
         state.changed = True
-        if state.open and (state.launcher_left or not state.holders):
+        left = state.launchers & state.holders if state.launchers else state.holders
+        if state.open and not left:
             interrupted = state.died or state.unmetered
             status = Status.INTERRUPTED if interrupted else Status.FAILED if state.failed else Status.OK
             ended_ns = max(at_ns, state.run.started_ns + 1)
             ended_us = max(at_us, state.run.started_at_us)
             state.run = replace(state.run, status=status, ended_ns=ended_ns, ended_at_us=ended_us)
+
+
+def _begin(state: RunState, line: Line) -> None:
+    """The run begins with its first process's work, whichever is read first; a launcher's own start-up is before it."""
+    if state.provisional or line.at_ns < state.run.started_ns:
+        state.run = replace(state.run, started_at_us=line.at_us, started_ns=line.at_ns)
+        state.provisional, state.changed = False, True
 
 
 def merged(labels: Labels, told: Mapping[str, Any]) -> Labels:

@@ -7,7 +7,6 @@ training as it was, and the report says what is missing (law 7).
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import math
@@ -18,9 +17,11 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Final, ParamSpec, TypeVar
 
+from joulebook.errors import JoulebookError
 from joulebook.home import Home, find_home
-from joulebook.identity import RUN_ID, boot_id, inherited_run_id, machine_id, new_run_id, rank
-from joulebook.marks import SUFFIX, MarksWriter, as_json, members
+from joulebook.identity import RUN_ID, new_run_id
+from joulebook.marks import MarksWriter, as_json, members
+from joulebook.ranks import Job, bounded, job_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,41 +49,28 @@ LABEL_VARIABLES: Final = {
 
 
 class _Process:
-    """The marks of this process: its open file and the runs that it is in. Opened anew after a fork."""
+    """The marks of this process: its open file and the runs that it is in. Opened anew after a fork.
 
-    def __init__(self, run_id: str, *, role: str, labels: Mapping[str, Any], start_agent: bool) -> None:
+    worker: no track has joined yet, only phases and logs of the run that the process was born into.
+    """
+
+    def __init__(self, job: Job, *, role: str, labels: Mapping[str, Any], start_agent: bool) -> None:
+        from joulebook.joining import marks_name, write_join
+
         self.pid = os.getpid()
-        self.run_ids = [run_id]
+        self.run_ids = [job.run_id]
+        self.worker = role == "worker"
         self.children = 0
         self.home: Home = find_home()
-        name = f"{run_id}.{self.pid}.{secrets.token_hex(4)}{SUFFIX}"
         self._make_home()
-        self.marks = MarksWriter(self.home.marks / name)
-        self.marks.write(
-            "join",
-            members(
-                {
-                    "run": run_id,
-                    "role": role,
-                    "pid": self.pid,
-                    "machine": machine_id(),
-                    "boot": boot_id(),
-                    "rank": rank(),
-                    "labels": dict(labels) or None,
-                    "cwd": working_directory(),
-                    "argv": [word[:512] for word in sys.argv[:32]],
-                    "python": sys.version.split()[0],
-                }
-            ),
-        )
+        self.marks = MarksWriter(self.home.marks / marks_name(job.run_id, self.pid, secrets.token_hex(4)))
+        write_join(self.marks, job.run_id, role, labels, sys.argv, job.note)
         if start_agent and os.environ.get("JOULEBOOK_AGENT") != "off":
             from joulebook.launch import start_agent_quietly
 
             start_agent_quietly(self.home)
 
     def _make_home(self) -> None:
-        from joulebook.errors import JoulebookError
-
         try:
             self.home.make()
         except JoulebookError:
@@ -90,21 +78,46 @@ class _Process:
 
 
 _process: _Process | None = None
-_joined: dict[str, int] = {}
-"""Inherited run -> how many tracks of this process it has seen: the first joins it, later ones are its children."""
+_joined: dict[tuple[int, str], int] = {}
+"""Process and inherited run -> how many tracks of it there were: the first joins it, later ones are its children."""
+_jobs: dict[int, Job | None] = {}
+"""Process -> the job that its launcher made it a part of. Asked once: it may take a file."""
 
 
-def _run_to_join(inherited: str | None, labels: Mapping[str, Any]) -> str:
+def _inherited() -> Job | None:
+    """The run that the process was born into: of its parent's track or ``joulebook run``, else of its launcher."""
+    if own := os.environ.get(RUN_ID):
+        return Job(bounded(own))
+    pid = os.getpid()
+    if pid not in _jobs:
+        _jobs.clear()
+        try:
+            _jobs[pid] = job_of()
+        except JoulebookError as error:
+            # Without the job's id this process's joules would go to a run that the job's others are not in.
+            print(f"joulebook: {error.cause}: this process is not tracked\n  try: {error.remedy}", file=sys.stderr)
+            _jobs[pid] = _UNKNOWN
+    return _jobs[pid]
+
+
+_UNKNOWN: Final = Job("")
+"""The job of a process that has one whose id cannot be known."""
+
+
+def _run_to_join(inherited: Job | None, labels: Mapping[str, Any]) -> Job:
     """The run of a track that is in no other: the inherited one, a child of it if it is taken, or a new one."""
     if inherited is None:
-        return new_run_id()
-    seen = _joined[inherited] = _joined.get(inherited, 0) + 1
-    return inherited if seen == 1 else child_id(inherited, seen, labels)
+        return Job(new_run_id())
+    if inherited is _UNKNOWN:
+        return inherited
+    key = os.getpid(), inherited.run_id
+    seen = _joined[key] = _joined.get(key, 0) + 1
+    return inherited if seen == 1 else Job(child_id(inherited.run_id, seen, labels), inherited.note)
 
 
 def child_id(parent: str, number: int, labels: Mapping[str, Any]) -> str:
     """Id of a child run: the same on every rank that counts its children alike."""
-    return f"{parent}.{hashlib.sha256(as_json([parent, number, labels]).encode()).hexdigest()[:8]}"
+    return bounded(f"{parent}.{hashlib.sha256(as_json([parent, number, labels]).encode()).hexdigest()[:8]}")
 
 
 _fragments: dict[tuple[str, str | None], str] = {}
@@ -116,15 +129,19 @@ def _current() -> _Process | None:
     process = _process
     if process is not None and process.pid == os.getpid():
         return process
-    inherited = process.run_ids[-1] if process is not None else inherited_run_id()
-    _process = None if inherited is None else _join(inherited, "worker", {}, start_agent=False)
+    inherited = Job(process.run_ids[-1]) if process is not None else _inherited()
+    # The run of a track or of ``joulebook run`` has its agent; that of a launcher may have none yet.
+    alone = process is None and RUN_ID not in os.environ
+    _process = None if inherited is None else _join(inherited, "worker", {}, start_agent=alone)
     return _process
 
 
-def _join(run_id: str, role: str, labels: Mapping[str, Any], *, start_agent: bool) -> _Process | None:
+def _join(job: Job, role: str, labels: Mapping[str, Any], *, start_agent: bool) -> _Process | None:
     """The process's marks, opened for a run; None when even that fails, and the job goes on unmarked."""
+    if job is _UNKNOWN:
+        return None
     try:
-        return _Process(run_id, role=role, labels=labels, start_agent=start_agent)
+        return _Process(job, role=role, labels=labels, start_agent=start_agent)
     except Exception:  # noqa: BLE001  law 7: the trainer must not fail because of the book
         return None
 
@@ -146,17 +163,32 @@ class Track:
     def __enter__(self) -> Track:
         global _process
         current = _process if _process is not None and _process.pid == os.getpid() else None
-        if current is not None and current.run_ids:
+        if current is not None and current.worker:
+            self._take_over(current)
+        elif current is not None and current.run_ids:
             self._nest(current)
         else:
-            inherited = inherited_run_id()
-            self.run_id = _run_to_join(inherited, self._labels)
-            labels = dict(self._labels) | ({"parent_run_id": inherited} if inherited not in (None, self.run_id) else {})
-            _process = _join(self.run_id, "track", labels, start_agent=True)
+            inherited = _inherited()
+            job = _run_to_join(inherited, self._labels)
+            self.run_id = job.run_id
+            labels = dict(self._labels)
+            if inherited is not None and job.run_id != inherited.run_id:
+                labels["parent_run_id"] = inherited.run_id
+            _process = _join(job, "track", labels, start_agent=True)
             self._process = _process
         self._saved = os.environ.get(RUN_ID)
-        os.environ[RUN_ID] = self.run_id
+        if self.run_id:
+            os.environ[RUN_ID] = self.run_id
         return self
+
+    def _take_over(self, current: _Process) -> None:
+        """A process that has only marked phases so far joins with its first track: the run is the same."""
+        self.run_id = current.run_ids[-1]
+        _joined[current.pid, self.run_id] = 1
+        current.worker = False
+        joined = {"run": self.run_id, "role": "track", "labels": dict(self._labels) or None}
+        current.marks.write("join", members(joined))
+        self._process = current
 
     def _nest(self, current: _Process) -> None:
         parent = current.run_ids[-1]
@@ -199,12 +231,10 @@ class Track:
             _process = None
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        @functools.wraps(function)
-        def tracked(*args: P.args, **kwargs: P.kwargs) -> R:
-            with Track(self._labels, sync=self._sync):
-                return function(*args, **kwargs)
+        """A function whose every call is a run; of a coroutine or a generator, from its first step to its last."""
+        from joulebook.tracked import tracked
 
-        return tracked
+        return tracked(function, lambda: Track(self._labels, sync=self._sync))
 
 
 def track(
@@ -400,11 +430,3 @@ def _synchronise(wanted: bool) -> str:
 def _packages() -> dict[str, str]:
     found = {name: getattr(sys.modules[name], "__version__", None) for name in PACKAGES if name in sys.modules}
     return {name: str(version)[:64] for name, version in found.items() if version is not None}
-
-
-def working_directory() -> str | None:
-    """Where the process works, None when that directory is gone."""
-    try:
-        return os.getcwd()  # noqa: PTH109  Path.cwd() costs an object on a hot start
-    except OSError:
-        return None

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import JOULEBOOK, wait_for
+from conftest import wait_for
 
 BURN = """
 import sys, time, joulebook
@@ -117,7 +117,7 @@ def test_a_second_agent_says_that_another_one_meters(simulated):
     simulated.nvml("--gpus", "1")
     first = simulated.start("agent", stderr=subprocess.DEVNULL)
     assert simulated.agent_pid() == first.pid
-    done = subprocess.run([*JOULEBOOK, "agent", "--no-standby"], env=simulated.environ, capture_output=True, text=True, check=False)
+    done = simulated.joulebook("agent", "--no-standby")
     assert done.returncode == 1
     assert "another agent meters this machine" in done.stderr
     assert "try:" in done.stderr

@@ -92,6 +92,96 @@ def test_a_second_process_after_the_first_reopens_a_run_without_launcher():
     assert book.runs["r"].run.ended_ns == 9
 
 
+def test_a_resumed_run_says_so_and_its_outcome_is_the_later_ones():
+    book = book_of(("a", join(1, 1_000_000)))
+    book.died("a", 2_000_000_000, 2_000_000)
+    assert book.runs["r"].run.status is Status.INTERRUPTED
+    book.take("b", join(1, 9_000_000_000))
+    book.take("b", leave(2, 12_000_000_000))
+    run = book.runs["r"].run
+    assert (run.status, run.reason, run.notes) == (Status.OK, "", ("resumed after 7 s",))
+    assert (run.started_ns, run.ended_ns) == (1_000_000, 12_000_000_000)
+
+
+def test_a_run_that_an_earlier_agent_saw_end_goes_on():
+    old = book_of(("a", join(1, 1000)), ("a", leave(2, 2_000_000_000)))
+    book = RunBook("m", "b", ended={"r": old.runs["r"].run})
+    assert book.open_ids() == []
+    book.take("b", join(1, 5_000_000_000))
+    assert (book.open_ids(), book.ended) == (["r"], {})
+    run = book.runs["r"].run
+    assert (run.started_ns, run.notes) == (1000, ("resumed after 3 s",))
+
+
+def test_a_run_resumed_on_a_later_boot_is_timed_by_the_later_clock():
+    old = book_of(("a", join(1, 50_000_000_000)), ("a", leave(2, 60_000_000_000))).runs["r"].run
+    book = RunBook("m", "later", ended={"r": old})
+    mark = line("join", 1, 5_000_000_000, run="r", boot="later")
+    later = type(mark)(mark.n, mark.kind, mark.at_ns, 100_000_000, mark.cpu_ns, mark.values)
+    book.take("b", later)
+    run = book.runs["r"].run
+    # 50 s after the run's start by UTC it is 5 s after the boot: the run began 45 s before that boot's zero.
+    assert (run.boot_id, run.started_at_us, run.started_ns) == (
+        "later", 50_000_000, -45_000_000_000,
+    )  # fmt: skip
+    assert run.notes == ("resumed after 40 s",)
+
+
+def test_what_a_launcher_started_again_is_judged_by_its_last_start():
+    book = book_of(("a0", join(1, 1, rank=0, restart=0)), ("a1", join(1, 1, rank=1, restart=0)))
+    book.died("a0", 500, 5)
+    book.take("b0", join(1, 600, rank=0, restart=1))
+    book.died("a1", 700, 7)  # found dead only after its successor had come
+    book.take("b1", join(1, 800, rank=1, restart=1))
+    for key in ("b0", "b1"):
+        book.take(key, leave(2, 900))
+    run = book.runs["r"].run
+    assert (run.status, run.reason, run.ended_ns) == (Status.OK, "", 900)
+    assert run.notes == ("started again by its launcher (1)",)
+
+
+def test_a_process_that_dies_after_the_last_start_interrupts_the_run():
+    book = book_of(("a", join(1, 1, restart=0)), ("b", join(1, 600, restart=1)))
+    book.died("a", 700, 7)
+    book.died("b", 800, 8)
+    assert book.runs["r"].run.status is Status.INTERRUPTED
+
+
+def launcher(n, at, **values):
+    return join(n, at, role="launcher", **values)
+
+
+def test_a_job_with_a_launcher_on_each_node_ends_with_its_last_one():
+    book = book_of(
+        ("l0", launcher(1, 1)), ("l1", launcher(1, 2)), ("l0", line("start", 2, 100, run="r")),
+        ("l1", line("start", 2, 150, run="r")), ("a", join(1, 200)), ("a", leave(2, 300, status="failed")),
+        ("l0", leave(3, 400, status="failed", exit_code=3)),
+    )  # fmt: skip
+    assert book.open_ids() == ["r"]
+    book.take("l1", leave(3, 500, exit_code=0))
+    run = book.runs["r"].run
+    assert (run.status, run.exit_code, run.started_ns, run.ended_ns) == (Status.FAILED, 3, 100, 500)
+
+
+def test_a_launcher_that_dies_beside_one_that_ends_well_interrupts_the_run():
+    book = book_of(("l0", launcher(1, 1)), ("l1", launcher(1, 2)))
+    book.died("l0", 300, 3)
+    book.take("l1", leave(3, 500, exit_code=0))
+    assert book.runs["r"].run.status is Status.INTERRUPTED
+
+
+def test_a_run_begins_with_its_first_work_in_whatever_order_it_is_read():
+    early, late = ("a", join(1, 300)), ("l", line("start", 2, 100, run="r"))
+    for marks in ([("l", launcher(1, 1)), late, early], [early, ("l", launcher(1, 1)), late]):
+        assert book_of(*marks).runs["r"].run.started_ns == 100
+
+
+def test_what_a_process_says_of_its_job_is_noted_and_recorded():
+    run = book_of(("a", join(1, 1, note="ranks elsewhere", world_size=8, nodes=2))).runs["r"].run
+    assert run.notes == ("ranks elsewhere",)
+    assert (run.record["world_size"], run.record["nodes"]) == (8, 2)
+
+
 def test_labels_of_later_processes_fill_what_is_empty_and_change_nothing_else():
     labels = merged(Labels(study="s", seed=1), {"study": "other", "arm": "int8", "seed": 2})
     assert labels == Labels(study="s", seed=1, arm="int8")

@@ -9,7 +9,7 @@ from pathlib import Path
 import joulebook
 import pytest
 from joulebook import sdk
-from joulebook.identity import RUN_ID, inherited_run_id, rank
+from joulebook.identity import RUN_ID
 from joulebook.marks import parse
 from joulebook.sdk import ensemble_wire, labels_from_environment, technique_wire
 
@@ -36,12 +36,16 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("JOULEBOOK_AGENT", "off")
     monkeypatch.setattr(sdk, "_process", None)
     monkeypatch.setattr(sdk, "_joined", {})
+    monkeypatch.setattr(sdk, "_jobs", {})
     return tmp_path
 
 
 def marks_of(home):
-    """All marks by file, in order."""
-    return [[json.loads(line) for line in path.read_text().splitlines()] for path in sorted(home.glob("marks/*.jsonl"))]
+    """All marks by file, in order, what is said twice once."""
+    files = [
+        [json.loads(line) for line in path.read_text().splitlines()] for path in sorted(home.glob("marks/*.jsonl"))
+    ]
+    return [[line for line in lines if not line.get("again")] for lines in files]
 
 
 def test_a_tracked_block(home):
@@ -133,6 +137,150 @@ def test_a_decorated_function_is_a_run_at_every_call(home):
     assert len(marks_of(home)) == 2
 
 
+def kinds(lines):
+    return [line["kind"] for line in lines]
+
+
+def test_a_coroutine_is_tracked_until_it_is_done(home):
+    import asyncio
+
+    @joulebook.track("t")
+    async def train(x: int) -> int:
+        with joulebook.phase("train"):
+            await asyncio.sleep(0.01)
+        return x
+
+    waiting = train(2)
+    assert marks_of(home) == [], "nothing runs yet"
+    assert asyncio.run(waiting) == 2
+    assert kinds(marks_of(home)[0]) == ["join", "begin", "end", "leave"]
+    assert train.__name__ == "train"
+
+
+def test_a_generator_is_tracked_from_its_first_step_to_its_last(home):
+    @joulebook.track()
+    def epochs(n: int):
+        for epoch in range(n):
+            with joulebook.phase("train"):
+                yield epoch
+        return "done"
+
+    steps = epochs(2)
+    assert marks_of(home) == []
+    assert list(steps) == [0, 1]
+    assert kinds(marks_of(home)[0]) == ["join", "begin", "end", "begin", "end", "leave"]
+
+
+def test_an_asynchronous_generator_too(home):
+    import asyncio
+
+    @joulebook.track()
+    async def epochs(n: int):
+        for epoch in range(n):
+            yield epoch
+
+    async def collect():
+        return [epoch async for epoch in epochs(2)]
+
+    assert asyncio.run(collect()) == [0, 1]
+    assert kinds(marks_of(home)[0]) == ["join", "leave"]
+
+
+def test_an_error_of_a_coroutine_fails_its_run(home):
+    import asyncio
+
+    @joulebook.track()
+    async def train():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(train())
+    assert marks_of(home)[0][-1]["status"] == "failed"
+
+
+def test_the_first_track_joins_the_inherited_run_though_a_phase_came_before(home, monkeypatch):
+    monkeypatch.setenv(RUN_ID, "r")
+    with joulebook.phase("setup"):
+        pass
+    with joulebook.track("t", seed=1) as first, joulebook.phase("train"):
+        pass
+    with joulebook.track("u") as second:
+        pass
+    assert first.run_id == "r"
+    assert second.run_id.startswith("r.")
+    (lines,) = [lines for lines in marks_of(home) if len(lines) > 2]
+    assert kinds(lines) == ["join", "begin", "end", "join", "begin", "end", "leave"]
+    assert {line["run"] for line in lines if "run" in line} == {"r"}
+    assert [line.get("role") for line in lines if line["kind"] == "join"] == ["worker", "track"]
+    assert lines[3]["labels"] == {"name": "t", "seed": 1}
+
+
+def test_a_forked_childs_first_track_joins_its_parents_run(home):
+    with joulebook.track() as run:
+        pids = []
+        for _ in range(2):
+            pid = os.fork()
+            if pid == 0:
+                with joulebook.track("same"):
+                    pass
+                os._exit(0)
+            pids.append(pid)
+        assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0]
+    assert {lines[0]["run"] for lines in marks_of(home)} == {run.run_id}
+
+
+def test_who_joins_says_so_twice_and_where_it_is(home):
+    with joulebook.track("t"):
+        pass
+    (path,) = home.glob("marks/*.jsonl")
+    first, second = [json.loads(line) for line in path.read_text().splitlines()][:2]
+    assert (first["kind"], second["kind"], second["again"]) == ("join", "join", True)
+    same = ("run", "role", "pid", "machine", "boot", "pid_ns", "cgroup", "labels")
+    assert {name: first.get(name) for name in same} == {name: second.get(name) for name in same}
+    assert first["pid_ns"] == Path("/proc/self/ns/pid").stat().st_ino
+
+
+@pytest.mark.parametrize("words", [["x" * 600] * 40, ["\U0001f525" * 600] * 40])
+def test_a_long_command_line_loses_no_join(home, monkeypatch, words):
+    monkeypatch.setattr(sys, "argv", words)
+    with joulebook.track("t"):
+        pass
+    (path,) = home.glob("marks/*.jsonl")
+    lines = [parse(line) for line in path.read_bytes().splitlines()]
+    assert [line.kind for line in lines] == ["join", "join", "leave"]
+    assert lines[0].values["labels"] == {"name": "t"}
+
+
+def test_labels_too_long_for_a_mark_are_left_out_and_the_run_says_so(home):
+    with joulebook.track("x" * 40_000):
+        pass
+    (path,) = home.glob("marks/*.jsonl")
+    join = parse(path.read_bytes().splitlines()[0])
+    assert "too long" in join.values["note"]
+    assert "labels" not in join.values
+
+
+@pytest.mark.parametrize("run_id", ["a/b", "x" * 500, "é" * 300, "..", "a\nb"])
+def test_any_run_id_has_a_marks_file(home, monkeypatch, run_id):
+    monkeypatch.setenv(RUN_ID, run_id)
+    with joulebook.track() as run:
+        pass
+    assert run.run_id == run_id
+    assert marks_of(home)[0][0]["run"] == run_id
+
+
+def test_without_the_jobs_id_a_rank_is_not_tracked_and_one_line_says_why(home, monkeypatch, capsys):
+    monkeypatch.setenv("JOULEBOOK_RENDEZVOUS", str(home / "no" / "where"))
+    for _ in range(2):
+        with joulebook.track(), joulebook.phase("train"):
+            joulebook.log(samples=1)
+    assert marks_of(home) == []
+    assert RUN_ID not in os.environ
+    cause, remedy = capsys.readouterr().err.splitlines()
+    assert "rendezvous file" in cause
+    assert remedy.startswith("  try: set JOULEBOOK_RENDEZVOUS")
+
+
 def test_outside_every_run_nothing_is_written(home):
     with joulebook.phase("train"):
         joulebook.log(samples=1)
@@ -204,26 +352,3 @@ def test_labels_from_variables_and_arguments():
     assert ensemble_wire({"method": "fge", "members": 4, "ensemble_id": "e"}) == {
         "ensemble_id": "e", "method": "fge", "members": 4,
     }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("environ", "run_id"),
-    [
-        ({}, None),
-        ({RUN_ID: "own", "TORCHELASTIC_RUN_ID": "t"}, "own"),
-        ({"TORCHELASTIC_RUN_ID": "t"}, "torchrun-t"),
-        ({"TORCHELASTIC_RUN_ID": "none"}, None),
-        ({"TORCHELASTIC_RUN_ID": "none", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "2"}, "slurm-7.2"),
-        ({"SLURM_JOB_ID": "7"}, None),
-    ],
-)
-def test_the_run_that_a_process_is_born_into(environ, run_id):
-    assert inherited_run_id(environ) == run_id
-
-
-def test_ranks():
-    assert (rank({"RANK": "3"}), rank({"SLURM_PROCID": "1"}), rank({"RANK": "x"}), rank({})) == (3, 1, None, None)
-
-
-def test_the_package_is_typed():
-    assert (Path(joulebook.__file__).parent / "py.typed").exists()
