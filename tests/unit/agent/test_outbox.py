@@ -58,9 +58,18 @@ def test_a_new_writer_is_a_new_incarnation_and_old_rows_keep_theirs(tmp_path):
 def test_acknowledged_rows_are_forgotten_and_no_others(tmp_path):
     outbox = Outbox(tmp_path / "o.sqlite", writer=True)
     outbox.write(final=[mark(n) for n in range(1, 6)])
-    outbox.acknowledge(outbox.incarnation, 3)
+    (batch,) = outbox.batches()
+    outbox.acknowledge(batch.incarnation, 3)
     assert [r.seq for b in outbox.batches() for r in b.rows] == [4, 5]
     assert outbox.write(final=[mark(6)]) == [6]
+    assert [(r.seq, r.body.n) for b in outbox.batches() for r in b.rows] == [(4, 4), (5, 5), (6, 6)]
+
+
+def test_what_was_never_sent_cannot_be_acknowledged(tmp_path):
+    outbox = Outbox(tmp_path / "o.sqlite", writer=True)
+    outbox.write(final=[mark(1)])
+    outbox.acknowledge(outbox.incarnation, 1)
+    assert outbox.depth() == 1
 
 
 def test_batches_are_contiguous_and_bounded(tmp_path):
@@ -92,8 +101,10 @@ def test_a_full_outbox_refuses_whole_transactions_until_rows_are_acknowledged(tm
         for _ in iter(write_hundred, "never"):
             pass
     assert outbox.depth() == written
-    assert (tmp_path / "o.sqlite").stat().st_size <= 200_000
-    outbox.acknowledge(outbox.incarnation, written)
+    assert outbox.status().bytes_on_disk <= 200_000
+    for batch in outbox.batches():
+        outbox.acknowledge(batch.incarnation, batch.last_seq)
+    assert outbox.depth() == 0
     assert outbox.write(final=[mark(1)]) == [written + 1]
 
 

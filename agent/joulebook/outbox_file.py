@@ -1,0 +1,173 @@
+"""The outbox's SQLite file: layout, bound on disk, and what is done with one that cannot be read."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from joulebook.errors import JoulebookError
+
+MOST_BYTES: Final = 1 << 30
+"""Size that an outbox does not exceed on disk, when not set otherwise."""
+WAIT_SECONDS: Final = 30.0
+"""How long a transaction of another process is waited for; all of them are short."""
+LAYOUT: Final = 1
+LEAST_PAGES: Final = 48
+TRANSACTION_PAGES: Final = 64
+"""Room in the write-ahead log for one large transaction, beyond the point at which it is taken into the file."""
+RELEASE_PAGES: Final = 1024
+"""Free pages that the file keeps for the rows to come; more are given back to the file system."""
+
+_LAYOUT = """
+create table open (id integer primary key, keys text not null, body blob not null);
+create table incarnation (
+    opened integer primary key, id text not null, wire_id text not null, wire_seq integer not null
+);
+create table final (
+    opened integer not null, first integer not null, last integer not null,
+    wire_id text, wire_seq integer, names integer not null, body blob not null
+);
+create unique index queue on final (opened, first, last);
+create index sent on final (wire_id, wire_seq) where wire_id is not null;
+create table named (incarnation text not null, place integer not null, primary key (incarnation, place)) without rowid;
+create table sent_as (
+    incarnation text not null, first integer not null, wire_id text not null, shift integer not null,
+    primary key (incarnation, first)
+) without rowid;
+create table refused (
+    id integer primary key autoincrement, wire_id text not null, seq integer not null, reason text not null,
+    body blob not null
+);
+create table state (key text primary key, value text not null) without rowid;
+"""
+
+
+class Unreadable(sqlite3.DatabaseError):
+    """The file is no outbox of this layout."""
+
+
+class Transaction:
+    """begin immediate ... commit, rolled back on any error."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("begin immediate")
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            try:
+                self._db.execute("commit")
+            except sqlite3.OperationalError:
+                self._undo()
+                raise
+        else:
+            self._undo()
+
+    def _undo(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("rollback")
+
+
+def open_file(path: Path, most_bytes: int) -> sqlite3.Connection:
+    """A connection to that outbox, made when absent.
+
+    Raises JoulebookError where it cannot be opened or written, sqlite3.DatabaseError when it is no outbox.
+    """
+    try:
+        db = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False)
+        try:
+            _set_up(db, path, most_bytes)
+        except BaseException:
+            db.close()
+            raise
+    except (sqlite3.OperationalError, OSError) as error:
+        raise JoulebookError(
+            f"cannot open the outbox {path}: {error}",
+            "make its directory writable, with space left; or set JOULEBOOK_HOME to one that is",
+        ) from error
+    return db
+
+
+def _set_up(db: sqlite3.Connection, path: Path, most_bytes: int) -> None:
+    path.chmod(0o600)
+    db.execute("pragma auto_vacuum = incremental")
+    page = db.execute("pragma page_size").fetchone()[0]
+    pages = max(most_bytes // page, LEAST_PAGES)
+    log_pages = min(pages // 8, 256)
+    db.execute("pragma journal_mode = wal")
+    db.execute("pragma synchronous = full")
+    db.execute("pragma cache_size = -256")
+    db.execute(f"pragma wal_autocheckpoint = {log_pages}")
+    db.execute(f"pragma journal_size_limit = {log_pages * page}")
+    db.execute(f"pragma max_page_count = {pages - log_pages - min(pages // 4, TRANSACTION_PAGES)}")
+    with Transaction(db):
+        layout = db.execute("pragma user_version").fetchone()[0]
+        tables = db.execute("select count(*) from sqlite_schema").fetchone()[0]
+        if layout == 0 and tables == 0:
+            for statement in _LAYOUT.split(";"):
+                db.execute(statement)
+            db.execute(f"pragma user_version = {LAYOUT}")
+        elif layout > LAYOUT:
+            raise JoulebookError(
+                f"the outbox {path} was written by a newer joulebook (layout {layout}, this one knows {LAYOUT})",
+                "use that version, or move the file away",
+            )
+        elif layout < LAYOUT:
+            raise Unreadable("it is of an older layout")
+
+
+def is_nearly_full(db: sqlite3.Connection) -> bool:
+    """True when less than an eighth of what the file may hold is free."""
+    pages: int = db.execute("pragma page_count").fetchone()[0]
+    most: int = db.execute("pragma max_page_count").fetchone()[0]
+    if pages < most - most // 8:
+        return False
+    free: int = db.execute("pragma freelist_count").fetchone()[0]
+    return pages - free >= most - most // 8
+
+
+def release(db: sqlite3.Connection) -> None:
+    """Give the file system back what drained rows took, a little at a time."""
+    if db.execute("pragma freelist_count").fetchone()[0] > RELEASE_PAGES:
+        db.execute("pragma incremental_vacuum(256)").fetchall()
+
+
+def is_broken(error: sqlite3.Error) -> bool:
+    """True when the file itself is damaged, not merely refused by the disk."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return isinstance(error, Unreadable) or (
+        code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    )
+
+
+def put_aside(path: Path, why: object) -> Path:
+    """Move a file that cannot be read out of the way, with its log, and say so. Nothing of it is deleted."""
+    at = datetime.now(UTC)
+    kept = path.with_name(f"{path.name}.unreadable-{at:%Y%m%dT%H%M%S.%fZ}")
+    for suffix in ("-wal", "-shm"):
+        side = path.with_name(path.name + suffix)
+        if side.exists():
+            side.rename(kept.with_name(kept.name + suffix))
+    path.rename(kept)
+    print(
+        f"joulebook: cannot read the outbox {path}: {why}: it is kept as {kept.name}, a fresh one is begun",
+        file=sys.stderr,
+    )
+    return kept
+
+
+def files_set_aside(path: Path) -> list[Path]:
+    """Unreadable files of that outbox that were kept, oldest first."""
+    found = path.parent.glob(f"{path.name}.unreadable-*")
+    return sorted(file for file in found if not file.name.endswith(("-wal", "-shm")))
+
+
+def bytes_on_disk(path: Path) -> int:
+    """Size of the outbox with its write-ahead log, bytes."""
+    files = (path, path.with_name(path.name + "-wal"))
+    return sum(file.stat().st_size for file in files if file.exists())
