@@ -9,8 +9,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from joulebook.outbox import Outbox
+from joulebook.rows import Body, Measurement
+from joulebook.simulate import truth
 
 JOULEBOOK = [sys.executable, "-m", "joulebook"]
 
@@ -22,6 +27,7 @@ class Node:
     packages: int = 2
     gpus: int = 8
     curve: str = "square:60,300,7"
+    package_options: tuple[str, ...] = ()
     gpu_options: tuple[str, ...] = ()
     environ: dict[str, str] = field(default_factory=dict)
     _started: list[subprocess.Popen] = field(default_factory=list)
@@ -41,6 +47,8 @@ class Node:
         except BaseException:
             self.__exit__()
             raise
+        there = [name for name, count in (("rapl", self.packages), ("nvml", self.gpus)) if count]
+        self.environ["JOULEBOOK_METERS"] = ",".join(there)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -58,15 +66,26 @@ class Node:
         self._directory.cleanup()
 
     def _simulate_packages(self) -> None:
-        words = ["simulate", "powercap", str(self.sys), "--packages", str(self.packages), "--dram"]
-        process = self.start([*JOULEBOOK, *words, "--curve", self.curve], stdout=subprocess.PIPE, text=True)
+        words = [
+            "simulate",
+            "powercap",
+            str(self.sys),
+            "--packages",
+            str(self.packages),
+            "--dram",
+            "--curve",
+            self.curve,
+        ]
+        process = self.start([*JOULEBOOK, *words, *self.package_options], stdout=subprocess.PIPE, text=True)
         line = process.stdout.readline()
         if not line:
             raise SystemExit("joulebook simulate powercap did not start")
         self.environ |= _settings(line)
 
     def _simulate_gpus(self) -> None:
-        words = ["simulate", "nvml", str(self.nvml), "--gpus", str(self.gpus), "--curve", self.curve]
+        words = ["simulate", "nvml", str(self.nvml), "--gpus", str(self.gpus)]
+        if "--curve" not in self.gpu_options:
+            words += ["--curve", self.curve]
         done = subprocess.run(
             [*JOULEBOOK, *words, *self.gpu_options], env=self.environ, capture_output=True, text=True, check=True
         )
@@ -88,6 +107,17 @@ class Node:
         self._started.append(process)
         return process
 
+    def truth(self, from_ns: int, to_ns: int) -> dict[str, float]:
+        """device_id -> joules of every device over a span, CLOCK_BOOTTIME ns."""
+        parts = [
+            truth(path, from_ns, to_ns) for path, there in ((self.sys, self.packages), (self.nvml, self.gpus)) if there
+        ]
+        return {name: joules for part in parts for name, joules in part.items()}
+
+    def gpu_index(self, device_id: str) -> int:
+        """Which GPU of the node a device is: the simulator writes it into the UUID."""
+        return int(device_id.split("-")[1], 16)
+
     def end(self, process: subprocess.Popen) -> None:
         """End one now."""
         process.terminate()
@@ -100,6 +130,28 @@ class Node:
         process = self.start([*JOULEBOOK, "agent"], settings, stderr=subprocess.PIPE)
         wait_for_status(home, process)
         return process, home
+
+
+def rows(home: Path) -> list[Body]:
+    """Every row that the agent of a home left in its outbox, in order."""
+    found = []
+    for path in home.glob("outbox/*.sqlite"):
+        outbox = Outbox(path, writer=False)
+        found += [row.body for batch in outbox.batches() for row in batch.rows]
+        outbox.close()
+    return found
+
+
+def measurements(home: Path) -> list[Measurement]:
+    """The measurements among them."""
+    return [row for row in rows(home) if isinstance(row, Measurement)]
+
+
+def simulated_id(device_id: str, known: Iterable[str]) -> str:
+    """The simulator's name of a device: the agent's rows put the machine before it."""
+    return next(
+        name for name in sorted(known, key=len, reverse=True) if device_id == name or device_id.endswith(f"/{name}")
+    )
 
 
 def wait_for_status(home: Path, process: subprocess.Popen, seconds: float = 30.0) -> dict:

@@ -1,0 +1,245 @@
+"""Energy against the truth: over 30 s windows in real time, and how often the reported interval covers it.
+
+    python bench/energy_error.py [SECONDS] [--curves N] [--json FILE]
+
+Real time: the agent, as it is, on simulated boards of many power curves; windows are whole spans of the agent, at least
+30 s long, and the truth is the curve's integral over the same nanoseconds. Counters wrap meanwhile (packages).
+Fast clock: N random curves, each seen by a sensor whose gain is drawn from the uncertainty that its meter states and
+whose updates fall at a random phase; readings go through the agent's own histories, binding and interval.
+"""
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import numpy as np
+from benching.node import JOULEBOOK, Node, measurements, simulated_id
+from benching.power import NS, random_curve, random_sensor, read_times, readings
+from benching.results import Row, parser, tell
+from joulebook.binding import Machine, measure
+from joulebook.clock import Offset
+from joulebook.history import DeviceHistory, History
+from joulebook.meters import Device, Roots, open_meters
+from joulebook.rows import Measurement
+from joulebook.settings import SPAN_SECONDS
+from joulebook.summary import combined_u, interval_of
+
+WINDOW_SECONDS = 30
+CURVES = (
+    "constant:250", "square:60,300,7", "square:60,600,1.3,0.3", "square:100,400,30", "square:60,700,0.5",
+    "sine:300,200,10", "sine:300,250,1", "sine:350,300,60",
+)  # fmt: skip
+GPU_CURVES = tuple(word for curve in CURVES for word in ("--curve", curve))
+POWER = "--no-energy-counter"
+NODES = {
+    "counter": Node(2, len(CURVES), package_options=("--start-near-wrap", "20"), gpu_options=GPU_CURVES),
+    "power, mean of 1 s": Node(0, len(CURVES), gpu_options=(*GPU_CURVES, POWER)),
+    "power, instant": Node(0, len(CURVES), gpu_options=(*GPU_CURVES, POWER, "--architecture", "ga100")),
+}
+MOST_PERCENT = {"counter": 0.5, "power, mean of 1 s": 3.0}
+
+
+# -- real time -------------------------------------------------------------------------------------------------------
+
+
+def real_time(seconds: float) -> list[Row]:
+    """Worst error of each kind of device over all windows and curves, in percent of the truth."""
+    found: dict[str, list[Window]] = defaultdict(list)
+    with ExitStack() as stack:
+        running = []
+        for name, node in NODES.items():
+            stack.enter_context(node)
+            agent, home = node.agent("error")
+            # Instant power is read at 10 Hz while a run is open only.
+            job = [*JOULEBOOK, "run", "--quiet", "--", "sleep", "3600"]
+            node.start(job, {"JOULEBOOK_HOME": str(home), "JOULEBOOK_AGENT": "on"})
+            running.append((name, node, agent, home))
+        time.sleep(seconds)
+        for name, node, agent, home in running:
+            node.end(agent)
+            for window in windows(node, measurements(home)):
+                found["RAPL counter, wraps" if window.component != "gpu" else f"GPU {name}"].append(window)
+    return [row for name, seen in found.items() for row in window_rows(name, seen)]
+
+
+@dataclass(frozen=True)
+class Window:
+    """One device over at least 30 s: joules told, with their interval, and true ones."""
+
+    component: str
+    curve: str
+    told: float
+    low: float
+    high: float
+    true: float
+
+    @property
+    def error_percent(self) -> float:
+        """Distance from the truth."""
+        return abs(self.told / self.true - 1) * 100
+
+
+def window_rows(name: str, seen: list[Window]) -> list[Row]:
+    """The worst error of a kind of device, and how often its interval held the truth."""
+    worst = max(seen, key=lambda window: window.error_percent)
+    median = np.median([window.error_percent for window in seen])
+    most = next((most for kind, most in MOST_PERCENT.items() if kind in name), None)
+    note = f"worst of {len(seen)} windows: {worst.curve}; median {median:.2g} %"
+    hits = sum(window.low <= window.true <= window.high for window in seen) / len(seen)
+    return [
+        Row(
+            f"error over {WINDOW_SECONDS} s, {name}", "joulebook agent", worst.error_percent, "%", most=most, note=note
+        ),
+        Row(f"such windows inside their interval, {name}", "joulebook agent", 100 * hits, "%", note="perfect gain"),
+    ]
+
+
+def windows(node: Node, measured: list[Measurement]) -> Iterator[Window]:
+    """Every window: whole spans in a row, at least 30 s, each window starting one span later."""
+    by_device: dict[str, list[Measurement]] = defaultdict(list)
+    for m in sorted(measured, key=lambda m: m.started_ns):
+        by_device[m.device_id].append(m)
+    known = node.truth(0, 1)
+    for device_id, spans in by_device.items():
+        for first in range(1, len(spans)):
+            rest = spans[first:]
+            began = rest[0].started_ns
+            last = next((i for i, m in enumerate(rest) if m.ended_ns - began >= WINDOW_SECONDS * NS), None)
+            if last is None:
+                break
+            chosen = rest[: last + 1]
+            ended = chosen[-1].ended_ns
+            if sum(m.ended_ns - m.started_ns for m in chosen) != ended - began:
+                raise SystemExit(f"{device_id}: a hole between spans, though nothing failed")
+            component = str(chosen[0].component)
+            curve = CURVES[node.gpu_index(device_id)] if component == "gpu" else node.curve
+            true = node.truth(began, ended)[simulated_id(device_id, known)]
+            yield Window(component, curve, *told(chosen), true)
+
+
+def told(measured: list[Measurement]) -> tuple[float, float, float]:
+    """Joules that rows sum to, and the interval that a report gives them."""
+    energy = sum(m.energy_millijoules for m in measured)
+    u = combined_u([(m.energy_millijoules, m.u_common_key, m.u_common, m.u_indep) for m in measured])
+    low, high = interval_of(energy, u)
+    return energy / 1000, low / 1000, high / 1000
+
+
+# -- fast clock ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of device as its own meter describes it. period_seconds: how often the agent reads it in a run."""
+
+    name: str
+    device: Device
+    period_seconds: float
+
+
+def kinds() -> list[Kind]:
+    """The devices of simulated meters, opened by the agent's own openers: their uncertainties are theirs."""
+    found = []
+    for name, options in (
+        ("GPU counter", ()),
+        ("GPU power, mean of 1 s", (POWER,)),
+        ("GPU power, instant", (POWER, "--architecture", "ga100")),
+    ):
+        with Node(1 if not options else 0, 1, gpu_options=options) as node:
+            saved = dict(os.environ)
+            os.environ |= {k: v for k, v in node.environ.items() if k.startswith("JOULEBOOK_")}
+            try:
+                meters, _ = open_meters(["nvml"] if options else ["rapl", "nvml"], Roots(sys=node.sys))
+                for meter in meters:
+                    for device in meter.devices:
+                        title = name if device.component == "gpu" else f"RAPL {device.component}"
+                        found.append(Kind(title, device, 0.1 if "instant" in title else 1.0))
+                    meter.close()
+            finally:
+                os.environ.clear()
+                os.environ.update(saved)
+    return found
+
+
+def one_history(rng: np.random.Generator, kind: Kind, seconds: float, gain: float):
+    """A random curve, and the agent's history of a device that saw it."""
+    curve = random_curve(rng, kind.device.component, seconds)
+    sensor = random_sensor(rng, kind.device, gain)
+    history = DeviceHistory(kind.device, "bench", round(kind.period_seconds * NS))
+    for reading in readings(rng, curve, sensor, kind.device, read_times(rng, seconds, kind.period_seconds)):
+        history.add(reading)
+    return curve, history
+
+
+def interval(histories: list[DeviceHistory], start: int, end: int) -> tuple[float, float, float]:
+    """Joules that the agent's rows sum to over a span, and the interval that a report gives them."""
+    nobody = Machine("bench", "bench", History(), NS)
+    grid = range(start, end, SPAN_SECONDS * NS)
+    measured = [m for a in grid for m in measure(nobody, histories, [], a, min(a + SPAN_SECONDS * NS, end), Offset(0))]
+    return told(measured)
+
+
+GAINS = {
+    "normal": lambda rng, u: 1 + rng.normal(0, u),
+    "rectangular": lambda rng, u: 1 + rng.uniform(-u, u) * 3**0.5,
+}
+
+
+def covered(rng: np.random.Generator, chosen: list[Kind], shape: str, count: int) -> tuple[float, float]:
+    """Fraction of ``count`` sums of devices whose interval holds the truth, and its mean relative half width."""
+    hits, widths = 0, 0.0
+    for _ in range(count):
+        length = float(rng.uniform(WINDOW_SECONDS, 120))
+        gains = {kind.device.u_common_key: GAINS[shape](rng, kind.device.u_common) for kind in chosen}
+        seen = [one_history(rng, kind, length + 8, gains[kind.device.u_common_key]) for kind in chosen]
+        start = round(rng.uniform(2, 4) * NS)
+        end = start + round(length * NS)
+        energy, low, high = interval([history for _, history in seen], start, end)
+        true = sum(float(curve.energy(end / NS) - curve.energy(start / NS)) for curve, _ in seen)
+        hits += low <= true <= high
+        widths += (high - low) / 2 / energy
+    return hits / count, widths / count
+
+
+def copies(kind: Kind, count: int) -> list[Kind]:
+    """As many devices of a kind: they share its gain, and nothing else."""
+    return [replace(kind, device=replace(kind.device, device_id=f"{kind.name} {n}")) for n in range(count)]
+
+
+def coverage(count: int) -> list[Row]:
+    """The coverage study: each kind of device alone, all together, and a node of eight boards and two packages."""
+    rng = np.random.default_rng(20260701)
+    alone = kinds()
+    by_name = {kind.name: kind for kind in alone}
+    each = max(1, count // len(alone))
+
+    def row(name: str, part: float, half: float, n: int, target: tuple[float | None, float | None]) -> Row:
+        note = f"{n} curves; mean interval +-{100 * half:.2g} %"
+        return Row(f"95 % intervals that cover, {name}", "joulebook agent", 100 * part, "%", None, None, *target, note)
+
+    seen = {name: covered(rng, [kind], "normal", each) for name, kind in by_name.items()}
+    made = [row(f"{name}, gain normal", *result, each, (None, None)) for name, result in seen.items()]
+    whole = [sum(values) / len(seen) for values in zip(*seen.values(), strict=True)]
+    gpu, package, dram = by_name["GPU counter"], by_name["RAPL cpu"], by_name["RAPL dram"]
+    node = [*copies(gpu, 8), *copies(package, 2), *copies(dram, 2)]
+    sums = max(1, count // 5)
+    return [
+        row("all these", *whole, each * len(alone), (99, 93)),
+        *made,
+        row("a node's sum of 12 devices", *covered(rng, node, "normal", sums), sums, (99, 93)),
+        row("GPU counter, gain rectangular", *covered(rng, [gpu], "rectangular", each), each, (None, None)),
+    ]
+
+
+def main() -> None:
+    options = parser(__doc__, 70.0)
+    options.add_argument("--curves", type=int, default=1000, help="random curves (default 1000)")
+    given = options.parse_args()
+    tell([*real_time(given.seconds), *coverage(given.curves)], given.json)
+
+
+if __name__ == "__main__":
+    main()
