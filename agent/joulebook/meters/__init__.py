@@ -172,6 +172,7 @@ METERS: Final[dict[str, Entry]] = {
         "joulebook.meters.redfish:open_redfish", "joulebook.simulate.redfish:stand", "JOULEBOOK_REDFISH_URL"
     ),
     "ipmi": Entry("joulebook.meters.ipmi:open_ipmi", "joulebook.simulate.ipmi:stand", "JOULEBOOK_IPMI"),
+    "accelerator": Entry("joulebook.meters.accelerator:open_accelerator", "joulebook.simulate.accelerator:stand"),
     "model": Entry("joulebook.meters.model:open_model", "joulebook.simulate.machine:stand"),
     "replay": Entry("joulebook.meters.replay:open_replay", "joulebook.simulate.recording:stand", "JOULEBOOK_REPLAY"),
 }

@@ -33,6 +33,7 @@ from joulebook.meters.nvml_library import (
     Library,
     NvmlError,
     Pci,
+    Rates,
 )
 from joulebook.meters.nvml_use import Programs, Users
 from joulebook.rows import Component, Method
@@ -77,16 +78,31 @@ class Source(Enum):
     AVERAGE = "field 185"
     INSTANT = "field 186"
     POWER = "nvmlDeviceGetPowerUsage"
+    UTILISATION = "nvmlDeviceGetUtilizationRates"
 
 
+MEASURED: Final = (Source.ENERGY, Source.AVERAGE, Source.INSTANT, Source.POWER)
+"""What this meter asks for; utilisation is for the accelerator model."""
 FIELDS: Final = {Source.AVERAGE: POWER_AVERAGE, Source.INSTANT: POWER_INSTANT}
+
+
+class Proportion(Rates):
+    """Utilisation that is read as power: the board's design power times it."""
+
+    milliwatts_per_percent = 0.0
+
+    @property
+    def value(self) -> int:
+        """Milliwatts."""
+        percent: int = self.gpu
+        return round(min(percent, 100) * self.milliwatts_per_percent)
 
 
 @dataclass(slots=True)
 class Board:
     """One GPU. ask: fills ``answer`` and returns its nvmlReturn_t.  code: why the board is lost, 0 while it is not.
 
-    partitions: those of the device, kept up to date as slices come and go.
+    partitions: those of the device, kept up to date as slices come and go.  design_watts: for utilisation.
     """
 
     device_id: str
@@ -98,13 +114,14 @@ class Board:
     answer: Any
     users: Users
     partitions: dict[str, float]
+    design_watts: float = 0.0
     code: int = 0
 
 
 class Nvml:
     """The open boards. An error of one leaves it out of that reading and touches no other."""
 
-    name = "nvml"
+    name: str = "nvml"
 
     def __init__(
         self, library: Library, boards: Sequence[Board], left_out: Sequence[LeftOut], programs: Programs
@@ -176,7 +193,7 @@ class Nvml:
     def _find(self, board: Board) -> None:
         try:
             handle = self._library.handle("nvmlDeviceGetHandleByUUID", board.device_id.encode())
-            board.ask, board.answer = _bind(self._library, handle, board.source)
+            board.ask, board.answer = _bind(self._library, handle, board.source, board.design_watts)
             self._library.check(board.ask())
         except NvmlError as error:
             board.code = error.code
@@ -209,7 +226,7 @@ class Nvml:
         """The power limit that each board that answers enforces now, W: what a comparison must hold fixed."""
         found = {}
         for board in self._boards:
-            if not board.code and (limit := _limit_watts(self._library, board.handle)) is not None:
+            if not board.code and (limit := limit_watts(self._library, board.handle)) is not None:
                 found[board.device_id] = limit
         return found
 
@@ -230,12 +247,12 @@ def open_nvml(roots: Roots) -> Nvml:
     for index in range(count_gpus(library)):
         try:
             handle = library.handle("nvmlDeviceGetHandleByIndex_v2", c_uint(index))
-            source = _best_source(library, handle)
+            source = best_source(library, handle)
             if source is None:
                 silent += 1
                 left_out.append(LeftOut(f"GPU {index}", "tells neither energy nor power: see meter accelerator"))
             else:
-                boards.append(_board(library, handle, source, programs))
+                boards.append(make_board(library, handle, source, programs))
         except NvmlError as error:
             left_out.append(LeftOut(f"GPU {index}", str(error), remedy(error)))
     if boards:
@@ -278,9 +295,9 @@ def count_gpus(library: Library) -> int:
         raise MeterUnavailable(f"NVML cannot count the GPUs: {error}", remedy(error)) from error
 
 
-def _best_source(library: Library, handle: c_void_p) -> Source | None:
-    """The best source that answers, None where the board has none. Raises NvmlError when it refuses otherwise."""
-    for source in Source:
+def best_source(library: Library, handle: c_void_p) -> Source | None:
+    """The best measured source that answers, None where the board has none. Raises NvmlError on any other refusal."""
+    for source in MEASURED:
         try:
             ask, _ = _bind(library, handle, source)
             library.check(ask())
@@ -293,23 +310,30 @@ def _best_source(library: Library, handle: c_void_p) -> Source | None:
     return None
 
 
-def _bind(library: Library, handle: c_void_p, source: Source) -> tuple[Callable[[], int], Any]:
+def _bind(
+    library: Library, handle: c_void_p, source: Source, design_watts: float = 0.0
+) -> tuple[Callable[[], int], Any]:
     """A question that is ready to be asked, and where its answer will stand (``.value``, mJ or mW)."""
     if source in FIELDS:
-        field_value = FieldValue(field=FIELDS[source])
-        get = partial(library.function("nvmlDeviceGetFieldValues"), handle, c_int(1), byref(field_value))
-        return lambda: get() or field_value.code, field_value
-    answer = c_ulonglong() if source is Source.ENERGY else c_uint()
+        field = FieldValue(field=FIELDS[source])
+        get = partial(library.function("nvmlDeviceGetFieldValues"), handle, c_int(1), byref(field))
+        return lambda: get() or field.code, field
+    answer: Any = c_ulonglong() if source is Source.ENERGY else c_uint()
+    if source is Source.UTILISATION:
+        answer = Proportion()
+        answer.milliwatts_per_percent = design_watts * 10
     return partial(library.function(source.value), handle, byref(answer)), answer
 
 
-def _board(library: Library, handle: c_void_p, source: Source, programs: Programs) -> Board:
+def make_board(
+    library: Library, handle: c_void_p, source: Source, programs: Programs, design_watts: float = 0.0
+) -> Board:
     """The board behind that handle. Raises NvmlError when it does not say who it is."""
     uuid = library.text("nvmlDeviceGetUUID", handle)
-    model = _text(library, "nvmlDeviceGetName", handle) or "unknown GPU"
+    model = optional_text(library, "nvmlDeviceGetName", handle) or "unknown GPU"
     counted = source is Source.ENERGY
     chip = _capability(library, handle)
-    averaged = source is Source.AVERAGE or (source is Source.POWER and chip > GA100)
+    averaged = source in (Source.AVERAGE, Source.UTILISATION) or (source is Source.POWER and chip > GA100)
     users = Users(library, programs)
     slices = users.slices(handle)
     partitions = {part.uuid: part.fraction for part in slices or ()}
@@ -334,11 +358,12 @@ def _board(library: Library, handle: c_void_p, source: Source, programs: Program
         covers_also=(f"gpu:{address}",) if address else (),
         partitions=partitions,
         model=model,
-        driver=_text(library, "nvmlSystemGetDriverVersion"),
-        limit_watts=_limit_watts(library, handle),
+        driver=optional_text(library, "nvmlSystemGetDriverVersion"),
+        limit_watts=limit_watts(library, handle),
         note="; ".join(notes),
     )
-    return Board(uuid, counted, handle, device, source, *_bind(library, handle, source), users, partitions)
+    ask, answer = _bind(library, handle, source, design_watts)
+    return Board(uuid, counted, handle, device, source, ask, answer, users, partitions, design_watts)
 
 
 def pci_address(library: Library, handle: c_void_p) -> str:
@@ -358,7 +383,8 @@ def _capability(library: Library, handle: c_void_p) -> tuple[int, int]:
         return (0, 0)
 
 
-def _limit_watts(library: Library, handle: c_void_p) -> float | None:
+def limit_watts(library: Library, handle: c_void_p) -> float | None:
+    """The power limit that a board enforces, W, None where it does not tell."""
     try:
         return library.number("nvmlDeviceGetEnforcedPowerLimit", handle) / 1000
     except NvmlError:
@@ -370,11 +396,12 @@ def _most_watts(library: Library, handle: c_void_p) -> float:
         largest = library.pair("nvmlDeviceGetPowerManagementLimitConstraints", handle)[1] / 1000
     except NvmlError:
         largest = 0.0
-    most = max(largest, _limit_watts(library, handle) or 0.0)
+    most = max(largest, limit_watts(library, handle) or 0.0)
     return LIMIT_MARGIN * most if most else MOST_WATTS
 
 
-def _text(library: Library, name: str, *handle: c_void_p) -> str:
+def optional_text(library: Library, name: str, *handle: c_void_p) -> str:
+    """A text, "" where there is none."""
     try:
         return library.text(name, *handle)
     except NvmlError:

@@ -26,6 +26,7 @@ FUNCTION_NOT_FOUND: Final = 13
 GPU_IS_LOST: Final = 15
 RESET_REQUIRED: Final = 16
 LIB_RM_VERSION_MISMATCH: Final = 18
+UNKNOWN: Final = 999
 """nvmlReturn_t."""
 
 POWER_AVERAGE: Final = 185

@@ -13,6 +13,7 @@ import click
 
 from joulebook.clock import boottime_ns
 from joulebook.simulate.curve import FORMS, Curve, parse_curve, staggered
+from joulebook.simulate.gpu_cli import accelerator, nvml
 from joulebook.simulate.network_cli import ipmi, redfish
 from joulebook.simulate.sysfs_cli import amdgpu
 from joulebook.simulate.truth import truth as true_joules
@@ -38,6 +39,9 @@ for of_sysfs in (amdgpu,):
     simulate.add_command(of_sysfs)
 
 
+
+for of_gpus in (nvml, accelerator):
+    simulate.add_command(of_gpus)
 
 for networked in (ipmi, redfish):
     simulate.add_command(networked)
@@ -88,64 +92,6 @@ def powercap(
     sys.stdout.flush()
     keep_ticking(tree, stop, seconds)
     tree.close()
-
-
-@simulate.command()
-@click.argument("directory", type=DIRECTORY)
-@click.option("--gpus", type=click.IntRange(1, 32), default=1, show_default=True, help="GPUs.")
-@click.option(
-    "--curve", "curves", type=parse_curve, metavar="CURVE", multiple=True, default=("constant:250",), help=CURVE_HELP
-)
-@click.option("--energy-counter/--no-energy-counter", default=True, show_default=True, help="Whether GPUs have one.")
-@click.option("--architecture", default="hopper", show_default=True, help="Decides how power is averaged.")
-@click.option("--name", default="Simulated H100", show_default=True, help="Model of the GPUs.")
-@click.option("--step-ms", type=click.FloatRange(min=0), default=100.0, show_default=True, help="Sensors' update step.")
-@click.option("--process", "processes", multiple=True, help="GPU:PID[:SM_PERCENT], a process on that GPU.")
-@click.option("--mig", is_flag=True, help="MIG mode on (ga100 and newer).")
-@click.option("--reload-after", type=click.FloatRange(min=0), help="Driver reload so many seconds from now.")
-@click.option("--error", "errors", multiple=True, help="'FUNCTION lost|unsupported|permission [GPU]'.")
-def nvml(
-    directory: Path,
-    gpus: int,
-    curves: tuple[Curve, ...],
-    energy_counter: bool,
-    architecture: str,
-    name: str,
-    step_ms: float,
-    processes: tuple[str, ...],
-    mig: bool,
-    reload_after: float | None,
-    errors: tuple[str, ...],
-) -> None:
-    """Build libnvidia-ml.so.1 in DIRECTORY with GPUs that follow power curves; no process stays behind.
-
-    Prints the settings that make joulebook use it. nvml.conf there may be edited while readers run.
-
-    \b
-    joulebook simulate nvml /tmp/sim --gpus 2 --curve square:60,300,7
-    joulebook simulate nvml /tmp/sim --gpus 2 --no-energy-counter --process 0:4711:80
-    """
-    from joulebook.simulate.nvml import Gpu, build_library, environment, parse_process, write_gpus
-
-    now = boottime_ns()
-    on_gpu = [parse_process(text, gpus) for text in processes]
-    made = [
-        Gpu(
-            uuid=f"GPU-{n:08x}-51a0-4000-8000-000000000000",
-            curve=curve,
-            name=name,
-            architecture=architecture,
-            energy_counter=energy_counter,
-            mig=mig,
-            processes=tuple(process for index, process in on_gpu if index == n),
-        )
-        for n, curve in enumerate(staggered(curves, gpus))
-    ]
-    build_library(directory)
-    reload_ns = None if reload_after is None else now + int(reload_after * 1e9)
-    write_gpus(directory, made, now, step_ms=step_ms, reload_ns=reload_ns, errors=errors)
-    for variable, value in environment(directory).items():
-        click.echo(f"export {variable}={shlex.quote(value)}")
 
 
 @simulate.command()

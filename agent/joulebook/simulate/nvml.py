@@ -6,8 +6,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -197,6 +198,43 @@ def parse_process(text: str, gpus: int) -> tuple[int, GpuProcess]:
     if not (0 <= index < gpus and pid > 0 and len(told) < 2 and all(0 <= sm <= 100 for sm in told)):
         raise BadInput(f"{text!r} is no process on one of {gpus} GPUs", "give GPU:PID or GPU:PID:SM_PERCENT")
     return index, GpuProcess(pid, 0, told[0] if told else None)
+
+
+def parse_client(text: str, gpus: int) -> tuple[int, GpuProcess]:
+    """GPU index and MPS client of "GPU:PID". Raises BadInput."""
+    index, process = parse_process(text, gpus)
+    return index, replace(process, mps_client=True)
+
+
+def parse_slice(text: str, gpus: int) -> tuple[int, int, tuple[int, ...]]:
+    """GPU index, compute slices and pids of "GPU:SIZE[:PID,...]". Raises BadInput."""
+    try:
+        index, size, *pids = text.split(":")
+        told = int(index), int(size), tuple(int(pid) for pid in ",".join(pids).split(",") if pid)
+        if told[0] not in range(gpus) or told[1] not in range(1, 8) or len(pids) > 1 or not all(p > 0 for p in told[2]):
+            raise ValueError(text)
+    except ValueError:
+        raise BadInput(f"{text!r} is no slice of one of {gpus} GPUs", "give GPU:SIZE[:PID,...], SIZE 1 to 7") from None
+    return told
+
+
+def parse_loss(text: str, gpus: int, t0_ns: int) -> tuple[int, tuple[int, int]]:
+    """GPU index and when it is lost, of "GPU:FROM_S[:TO_S]", seconds since t0. Raises BadInput."""
+    index, _, window = text.partition(":")
+    if not (index.isdigit() and int(index) in range(gpus)):
+        raise BadInput(f"{text!r} names none of {gpus} GPUs", "give GPU:FROM_S[:TO_S]")
+    return int(index), parse_window(window, t0_ns)
+
+
+def parse_window(text: str, t0_ns: int) -> tuple[int, int]:
+    """From when to when (0 for ever), of "FROM_S[:TO_S]", seconds since t0. Raises BadInput."""
+    try:
+        begins, *ends = (float(word) for word in text.split(":"))
+        if len(ends) > 1 or not 0 <= begins < (ends or [inf])[0]:
+            raise ValueError(text)
+        return t0_ns + int(begins * 1e9), t0_ns + int(ends[0] * 1e9) if ends else 0
+    except (ValueError, OverflowError):
+        raise BadInput(f"{text!r} is no time", "give FROM_S[:TO_S], seconds from now") from None
 
 
 def environment(directory: Path) -> Mapping[str, str]:
