@@ -145,7 +145,7 @@ class RunBook:
             self._reopen(state, line)
         restart = values.get("restart")
         if isinstance(restart, int) and restart > state.restart:
-            if state.holders | state.former:
+            if not state.provisional:
                 state.start_anew(restart)
             state.restart = restart
         state.run = replace(state.run, labels=merged(state.run.labels, told))

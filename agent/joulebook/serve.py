@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -18,6 +19,7 @@ from joulebook.identity import boot_id, machine_id
 from joulebook.lease import Lease, outbox_path, read_status, runs_are_taken, take_lease
 from joulebook.meters import Meter, Refused, open_meters, roots_from_environment
 from joulebook.outbox import Outbox
+from joulebook.rows import Run, from_wire, to_wire
 from joulebook.sampler import Sampler
 from joulebook.settings import Settings, settings_from_environment
 from joulebook.units import NS_PER_SECOND
@@ -28,6 +30,10 @@ SUCCESSION_SECONDS: Final = 0.05
 """How often an agent that was started for a run looks whether the one before it has ended."""
 FINISH_SECONDS: Final = 60.0
 """Time that an agent which takes no more runs is given to flush and end."""
+
+
+REMEMBERED_RUNS: Final = 100
+"""How many ended runs the next agent knows, in case a later process goes on with one."""
 
 
 def serve(home: Home, until_idle_seconds: float | None, *, standby: bool) -> bool:
@@ -72,15 +78,31 @@ def _meter(
         lease.hold_for(outbox.agent_id)
         folder = MarksFolder(home, roots.proc, machine, boot)
         sampler = Sampler(outbox, folder, meters, roots, settings, machine, boot)
+        sampler.book.ended = _ended(outbox)
         sampler.start()
         idle = None if until_idle_seconds is None else int(until_idle_seconds * NS_PER_SECOND)
         Loop(sampler, home, refused, idle, stop_fd).run()
+        _remember(outbox, sampler)
         if _is_readable(stop_fd, 0.0):
             return False
         lease.refuse_runs()
         return bool(sampler.book.open_ids()) or folder.joined_unseen()
     finally:
         outbox.close()
+
+
+def _ended(outbox: Outbox) -> dict[str, Run]:
+    """Runs that earlier agents saw end: a later process of the same run goes on with it."""
+    runs = [run for wire in outbox.state("ended") or () if isinstance(run := from_wire(wire), Run)]
+    return {run.run_id: run for run in runs}
+
+
+def _remember(outbox: Outbox, sampler: Sampler) -> None:
+    """Keep the runs that ended last for the next agent. A disk that refuses costs a note, and no joule."""
+    now = {run_id: state.run for run_id, state in sampler.book.runs.items() if not state.open}
+    runs = sorted((sampler.book.ended | now).values(), key=lambda run: run.ended_at_us or 0)[-REMEMBERED_RUNS:]
+    with contextlib.suppress(OSError):
+        outbox.write(state={"ended": [to_wire(run) for run in runs]})
 
 
 def _leave_counters(outbox: Outbox) -> None:
