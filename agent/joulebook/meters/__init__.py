@@ -168,6 +168,7 @@ METERS: Final[dict[str, Entry]] = {
     "rapl": Entry("joulebook.meters.rapl:open_rapl", "joulebook.simulate.powercap:stand"),
     "nvml": Entry("joulebook.meters.nvml:open_nvml", "joulebook.simulate.nvml:stand"),
     "amdgpu": Entry("joulebook.meters.amdgpu:open_amdgpu", "joulebook.simulate.amdgpu:stand"),
+    "hwmon": Entry("joulebook.meters.hwmon:open_hwmon", "joulebook.simulate.hwmon:stand"),
     "redfish": Entry(
         "joulebook.meters.redfish:open_redfish", "joulebook.simulate.redfish:stand", "JOULEBOOK_REDFISH_URL"
     ),

@@ -15,7 +15,7 @@ from joulebook.clock import boottime_ns
 from joulebook.simulate.curve import FORMS, Curve, parse_curve, staggered
 from joulebook.simulate.gpu_cli import accelerator, nvml
 from joulebook.simulate.network_cli import ipmi, redfish
-from joulebook.simulate.sysfs_cli import amdgpu
+from joulebook.simulate.sysfs_cli import amdgpu, hwmon
 from joulebook.simulate.truth import truth as true_joules
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
@@ -35,9 +35,9 @@ def simulate() -> None:
     joulebook simulate truth /tmp/sim --from 1000000000 --to 31000000000 --json
     """
 
-for of_sysfs in (amdgpu,):
-    simulate.add_command(of_sysfs)
 
+for of_sysfs in (amdgpu, hwmon):
+    simulate.add_command(of_sysfs)
 
 
 for of_gpus in (nvml, accelerator):

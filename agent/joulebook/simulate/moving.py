@@ -104,6 +104,8 @@ def claim(directory: Path) -> None:
     if (directory / "class").exists() and not (directory / FILE).exists():
         raise BadInput(f"{directory} holds a tree that was not simulated", "name a new or empty directory")
     directory.mkdir(parents=True, exist_ok=True)
+    if not (directory / FILE).exists():
+        (directory / FILE).write_text("{}\n")
 
 
 def write_files(directory: Path, files: Mapping[str, str]) -> None:

@@ -78,6 +78,40 @@ def amdgpu(
     _move(tree.files, directory, seconds)
 
 
+@click.command()
+@click.argument("directory", type=DIRECTORY)
+@click.option("--kind", type=click.Choice(("acpi", "grace", "ina3221", "amd_energy")), required=True, help="Of chip.")
+@click.option("--sockets", type=click.IntRange(1, 8), default=1, show_default=True, help="Of grace and amd_energy.")
+@click.option(
+    "--curve", "curves", type=parse_curve, metavar="CURVE", multiple=True, default=("constant:100",), help=CURVE_HELP
+)
+@click.option("--interval-ms", type=click.IntRange(1), default=1000, show_default=True, help="ACPI meters' average.")
+@click.option("--fault", "faults", multiple=True, help=FAULT_HELP)
+@click.option("--seconds", type=click.FloatRange(min=0), help="End by itself after so many seconds.")
+def hwmon(
+    directory: Path,
+    kind: str,
+    sockets: int,
+    curves: tuple[Curve, ...],
+    interval_ms: int,
+    faults: tuple[str, ...],
+    seconds: float | None,
+) -> None:
+    """Make a hardware monitor's part of /sys in DIRECTORY and move it until ended (SIGTERM, Ctrl-C or --seconds).
+
+    \b
+    joulebook simulate hwmon /tmp/sim --kind acpi --curve sine:400,100,30
+    joulebook simulate hwmon /tmp/sim --kind grace --sockets 2 --interval-ms 50 --fault zero:1:20
+    """
+    from joulebook.simulate.hwmon import HwmonTree
+    from joulebook.simulate.moving import parse_fault
+
+    now = boottime_ns()
+    each = staggered(curves, sockets)
+    made = [parse_fault(text, sockets, now) for text in faults]
+    _move(HwmonTree(directory, kind, each, now, made, interval_ms=interval_ms).files, directory, seconds)
+
+
 def _move(files: MovingFiles, directory: Path, seconds: float | None) -> None:
     """Print the setting that points joulebook at the tree, and move its files until ended."""
     from joulebook.simulate.moving import keep_moving
