@@ -207,11 +207,11 @@ def _open_nvml(roots: Roots, left_out: list[LeftOut]) -> Nvml | None:
             if board is not None:
                 boards.append(board)
     except MeterUnavailable:
-        library.shutdown()
+        library.leave()
         raise
     if boards:
         return Nvml(library, boards, (), programs)
-    library.shutdown()
+    library.leave()
     return None
 
 

@@ -34,6 +34,7 @@ from joulebook.meters.nvml_library import (
     NvmlError,
     Pci,
     Rates,
+    shared_library,
 )
 from joulebook.meters.nvml_use import Programs, Users
 from joulebook.rows import Component, Method
@@ -132,6 +133,8 @@ class Nvml:
         self._retry_ns = 0
         self._pause_ns = FIRST_RETRY_NS
         self._any_lost = False
+        self._generation = library.generation
+        self._open = True
         self.devices: Sequence[Device] = [board.device for board in boards]
         self.left_out = left_out
 
@@ -142,7 +145,7 @@ class Nvml:
         """
         readings = []
         before = boottime_ns()
-        if self._any_lost and before >= self._retry_ns:
+        if self._generation != self._library.generation or (self._any_lost and before >= self._retry_ns):
             self._find_lost()
             before = boottime_ns()
         for board in self._boards:
@@ -174,17 +177,18 @@ class Nvml:
         closing it lets go of every board, and one that nobody else holds may then restart its counter.
         """
         lost = [board for board in self._boards if board.code]
-        if len(lost) == len(self._boards) or any(board.code in LIBRARY_DEAD for board in lost):
-            self._library.shutdown()
-            for board in self._boards:
-                board.code = board.code or UNINITIALIZED
-            lost = self._boards
         try:
-            self._library.init_once()
+            if self._generation == self._library.generation and (
+                len(lost) == len(self._boards) or any(board.code in LIBRARY_DEAD for board in lost)
+            ):
+                self._library.reopen()
+            if self._generation != self._library.generation:
+                lost, self._generation = self._boards, self._library.generation
             for board in lost:
                 self._find(board)
         except NvmlError:
-            pass  # no driver yet: the boards stay lost until the next attempt
+            for board in self._boards:  # no driver yet: lost until the next attempt
+                board.code = board.code or UNINITIALIZED
         found = any(not board.code for board in lost)
         self._any_lost = any(board.code for board in self._boards)
         self._pause_ns = FIRST_RETRY_NS if found else min(2 * self._pause_ns, LONGEST_RETRY_NS)
@@ -233,7 +237,9 @@ class Nvml:
     def close(self) -> None:
         """Close NVML; harmless when the driver has gone already."""
         self._boards = []
-        self._library.shutdown()
+        if self._open:
+            self._open = False
+            self._library.leave()
 
 
 def open_nvml(roots: Roots) -> Nvml:
@@ -257,7 +263,7 @@ def open_nvml(roots: Roots) -> Nvml:
             left_out.append(LeftOut(f"GPU {index}", str(error), remedy(error)))
     if boards:
         return Nvml(library, boards, left_out, programs)
-    library.shutdown()
+    library.leave()
     if silent:
         raise MeterAbsent("no GPU tells its energy or power", "the accelerator meter models them from utilisation")
     if left_out:
@@ -267,11 +273,11 @@ def open_nvml(roots: Roots) -> Nvml:
 
 
 def load_nvml() -> Library:
-    """The library, initialised. Raises MeterAbsent where the machine has no driver, MeterUnavailable where it fails."""
+    """The library, entered. Raises MeterAbsent where the machine has no driver, MeterUnavailable where it fails."""
     named = os.environ.get(LIBRARY)
     try:
-        library = Library()
-        library.init_once()
+        loaded = shared_library()
+        loaded.enter()
     except OSError as error:
         if named:
             raise MeterUnavailable(f"{LIBRARY}: {error}", "name a libnvidia-ml.so.1 that can be loaded") from error
@@ -283,15 +289,15 @@ def load_nvml() -> Library:
         if error.code == DRIVER_NOT_LOADED:
             raise MeterAbsent(f"no NVIDIA driver (NVML: {error})", remedy(error)) from error
         raise MeterUnavailable(f"NVML: {error}", remedy(error)) from error
-    return library
+    return loaded
 
 
 def count_gpus(library: Library) -> int:
-    """How many GPUs there are; the library is closed when it cannot tell. Raises MeterUnavailable."""
+    """How many GPUs there are; the library is left when it cannot tell. Raises MeterUnavailable."""
     try:
         return library.number("nvmlDeviceGetCount_v2")
     except NvmlError as error:
-        library.shutdown()
+        library.leave()
         raise MeterUnavailable(f"NVML cannot count the GPUs: {error}", remedy(error)) from error
 
 

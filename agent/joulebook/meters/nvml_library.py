@@ -117,13 +117,19 @@ class NvmlError(Exception):
 
 
 class Library:
-    """The loaded library, not yet initialised. Handles are ``c_void_p``; every refusal raises NvmlError."""
+    """A loaded library. Handles are ``c_void_p``; every refusal raises NvmlError.
 
-    def __init__(self, file: str | None = None) -> None:
-        """file: None for JOULEBOOK_NVML_LIBRARY, else what the loader finds. Raises OSError where there is none."""
-        self._dll = ctypes.CDLL(file or os.environ.get(LIBRARY) or SONAME)
-        self.initialised = False
+    All meters of a process share one, since NVML counts who has initialised it and only the last
+    to leave closes it.  generation: counts the times that it was initialised; handles are of one generation.
+    """
+
+    def __init__(self, file: str) -> None:
+        """file: a path, or a name for the loader to find. Raises OSError where there is none."""
+        self._dll = ctypes.CDLL(file)
         self._rooms: dict[type[Structure], Any] = {}
+        self._users = 0
+        self._initialised = False
+        self.generation = 0
 
     def function(self, name: str) -> Any:
         """The C function of that name, which returns its nvmlReturn_t."""
@@ -143,16 +149,28 @@ class Library:
             describe.restype = ctypes.c_char_p
             raise NvmlError(code, describe(code).decode(errors="replace"))
 
-    def init_once(self) -> None:
-        """Initialise, unless that was done; GPUs are attached when their handles are asked for."""
-        if not self.initialised:
-            self.call("nvmlInit_v2")
-            self.initialised = True
+    def enter(self) -> None:
+        """One more user; the first initialises it."""
+        if not self._users:
+            self.reopen()
+        self._users += 1
 
-    def shutdown(self) -> None:
-        """Give everything back; all handles die. Harmless when the driver has gone already."""
-        if self.initialised:
-            self.initialised = False
+    def leave(self) -> None:
+        """One user less; the last gives everything back. Harmless when the driver has gone already."""
+        self._users -= 1
+        if not self._users:
+            self._shutdown()
+
+    def reopen(self) -> None:
+        """Close and initialise: all handles die. GPUs are attached when their handles are asked for."""
+        self._shutdown()
+        self.call("nvmlInit_v2")
+        self._initialised = True
+        self.generation += 1
+
+    def _shutdown(self) -> None:
+        if self._initialised:
+            self._initialised = False
             self.function("nvmlShutdown")()
 
     def text(self, name: str, *handle: c_void_p) -> str:
@@ -211,3 +229,14 @@ class Library:
             return []
         self.check(code)
         return cast("Sequence[S]", room[: count.value])
+
+
+_loaded: Final[dict[str, Library]] = {}
+
+
+def shared_library() -> Library:
+    """The library that JOULEBOOK_NVML_LIBRARY names, else what the loader finds. Raises OSError where there is none."""
+    file = os.environ.get(LIBRARY) or SONAME
+    if file not in _loaded:
+        _loaded[file] = Library(file)
+    return _loaded[file]

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from joulebook.clock import boottime_ns
 from joulebook.history import DeviceHistory
-from joulebook.meters import Roots, nvml
+from joulebook.meters import Meter, Roots, nvml
+from joulebook.meters.accelerator import open_accelerator
 from joulebook.meters.nvml import LONGEST_RETRY_NS, Nvml, open_nvml
 from joulebook.simulate.curve import parse_curve
 from joulebook.simulate.nvml import Gpu, build_library, environment, write_gpus
@@ -27,7 +28,7 @@ def place(tmp_path: Path, library: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return tmp_path
 
 
-def seen(meter: Nvml) -> set[str]:
+def seen(meter: Meter) -> set[str]:
     return {reading.device_id for reading in meter.read()}
 
 
@@ -137,6 +138,25 @@ def test_a_driver_that_is_loaded_again_is_found_and_its_counters_began_at_zero(p
     # What was drawn without a driver is missing and not made up.
     seen_seconds = (after.at_ns - before["GPU-a"].at_ns - (back - gone)) / 1e9
     assert book.history.gained(before["GPU-a"].at_ns, after.at_ns) / 1e6 <= 200 * seen_seconds + 20
+
+
+def test_two_meters_of_one_driver_both_come_back(place: Path, tmp_path: Path) -> None:
+    """NVML closes when the last of its users does: they share one, or neither could open it anew."""
+    began, now = boottime_ns() - 10 * SECOND, boottime_ns()
+    silent = Gpu("GPU-b", STEADY, energy_counter=False, power=False, limit_watts=400)
+    write_gpus(place, [Gpu("GPU-a", STEADY), silent], began, down_ns=(now + SECOND // 2, now + SECOND))
+    roots = Roots(sys=tmp_path / "sys")
+    meters = [open_nvml(roots), open_accelerator(roots)]
+    assert [seen(meter) for meter in meters] == [{"GPU-a"}, {"GPU-b"}]
+    time.sleep(0.6)
+    assert [seen(meter) for meter in meters] == [set(), set()]
+    time.sleep(1.1)
+    seen(meters[0])
+    for _ in range(3):  # neither costs the other its handles
+        assert [seen(meter) for meter in meters] == [{"GPU-a"}, {"GPU-b"}]
+    meters[0].close()
+    assert seen(meters[1]) == {"GPU-b"}
+    meters[1].close()
 
 
 def test_without_any_driver_an_attempt_is_made_and_nothing_raised(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
