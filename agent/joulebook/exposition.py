@@ -258,4 +258,5 @@ def _load(name: str) -> PrometheusClient:
     core, samples, text = (
         importlib.import_module(f"{name}.{part}") for part in ("metrics_core", "samples", "openmetrics.exposition")
     )
-    return PrometheusClient(core, samples, text.generate_latest)
+    # Our names need no escaping, and where any name may stand as it is none is looked at letter by letter.
+    return PrometheusClient(core, samples, functools.partial(text.generate_latest, escaping=text.ALLOWUTF8))
