@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from joulebook.errors import JoulebookError
 
@@ -14,6 +15,8 @@ MOST_BYTES: Final = 1 << 30
 """Size that an outbox does not exceed on disk, when not set otherwise."""
 WAIT_SECONDS: Final = 30.0
 """How long a transaction of another process is waited for; all of them are short."""
+WRITER_WAITS_SECONDS: Final = 5.0
+"""The same for the agent, which has meters to read: what it could not write is written with the next flush."""
 LAYOUT: Final = 1
 LEAST_PAGES: Final = 48
 TRANSACTION_PAGES: Final = 64
@@ -73,13 +76,14 @@ class Transaction:
             self._db.execute("rollback")
 
 
-def open_file(path: Path, most_bytes: int) -> sqlite3.Connection:
-    """A connection to that outbox, made when absent.
+def open_file(path: Path, most_bytes: int, *, patient: bool) -> sqlite3.Connection:
+    """A connection to that outbox, made when absent. patient: waits long for other processes.
 
     Raises JoulebookError where it cannot be opened or written, sqlite3.DatabaseError when it is no outbox.
     """
     try:
-        db = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False)
+        wait = WAIT_SECONDS if patient else WRITER_WAITS_SECONDS
+        db = sqlite3.connect(path, timeout=wait, isolation_level=None)
         try:
             _set_up(db, path, most_bytes)
         except BaseException:
@@ -94,6 +98,7 @@ def open_file(path: Path, most_bytes: int) -> sqlite3.Connection:
 
 
 def _set_up(db: sqlite3.Connection, path: Path, most_bytes: int) -> None:
+    layout = _layout(db, path)
     path.chmod(0o600)
     db.execute("pragma auto_vacuum = incremental")
     page = db.execute("pragma page_size").fetchone()[0]
@@ -105,20 +110,26 @@ def _set_up(db: sqlite3.Connection, path: Path, most_bytes: int) -> None:
     db.execute(f"pragma wal_autocheckpoint = {log_pages}")
     db.execute(f"pragma journal_size_limit = {log_pages * page}")
     db.execute(f"pragma max_page_count = {pages - log_pages - min(pages // 4, TRANSACTION_PAGES)}")
-    with Transaction(db):
-        layout = db.execute("pragma user_version").fetchone()[0]
-        tables = db.execute("select count(*) from sqlite_schema").fetchone()[0]
-        if layout == 0 and tables == 0:
-            for statement in _LAYOUT.split(";"):
-                db.execute(statement)
-            db.execute(f"pragma user_version = {LAYOUT}")
-        elif layout > LAYOUT:
-            raise JoulebookError(
-                f"the outbox {path} was written by a newer joulebook (layout {layout}, this one knows {LAYOUT})",
-                "use that version, or move the file away",
-            )
-        elif layout < LAYOUT:
-            raise Unreadable("it is of an older layout")
+    if layout == 0:
+        with Transaction(db):
+            if _layout(db, path) == 0:  # nobody was quicker
+                for statement in _LAYOUT.split(";"):
+                    db.execute(statement)
+                db.execute(f"pragma user_version = {LAYOUT}")
+
+
+def _layout(db: sqlite3.Connection, path: Path) -> int:
+    """The file's layout, 0 when it is empty."""
+    layout: int = db.execute("pragma user_version").fetchone()[0]
+    tables = db.execute("select count(*) from sqlite_schema").fetchone()[0]
+    if layout > LAYOUT:
+        raise JoulebookError(
+            f"the outbox {path} was written by a newer joulebook (layout {layout}, this one knows {LAYOUT})",
+            "use that version, or move the file away",
+        )
+    if tables and layout < LAYOUT:
+        raise Unreadable("it is of an older layout")
+    return layout
 
 
 def is_nearly_full(db: sqlite3.Connection) -> bool:
@@ -135,6 +146,22 @@ def release(db: sqlite3.Connection) -> None:
     """Give the file system back what drained rows took, a little at a time."""
     if db.execute("pragma freelist_count").fetchone()[0] > RELEASE_PAGES:
         db.execute("pragma incremental_vacuum(256)").fetchall()
+
+
+def state_of(db: sqlite3.Connection, key: str) -> Any:
+    """What is kept under that key, None when nothing."""
+    found = db.execute("select value from state where key = ?", (key,)).fetchone()
+    return None if found is None else json.loads(found[0])
+
+
+def put_state(db: sqlite3.Connection, key: str, value: Any) -> None:
+    """Keep a JSON value under that key."""
+    db.execute("insert or replace into state values (?, ?)", (key, json.dumps(value)))
+
+
+def count_state(db: sqlite3.Connection, key: str, more: int) -> None:
+    """Add to a count."""
+    put_state(db, key, (state_of(db, key) or 0) + more)
 
 
 def is_broken(error: sqlite3.Error) -> bool:
