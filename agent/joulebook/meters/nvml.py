@@ -165,10 +165,9 @@ class Nvml:
     def _refused(self, board: Board, code: int, now_ns: int) -> None:
         if code not in DEAD:
             return
-        board.code = code
-        if not self._any_lost:
-            self._any_lost, self._pause_ns = True, FIRST_RETRY_NS
-            self._retry_ns = now_ns + FIRST_RETRY_NS
+        board.code, self._any_lost = code, True
+        # One that goes is looked for soon, however long another has been away.
+        self._pause_ns, self._retry_ns = FIRST_RETRY_NS, now_ns + FIRST_RETRY_NS
 
     def _find_lost(self) -> None:
         """One attempt to get lost boards back, by UUID.

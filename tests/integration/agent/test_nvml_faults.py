@@ -98,6 +98,26 @@ def test_a_gpu_lost_for_good_is_asked_for_ever_less_often(place: Path, monkeypat
     assert LONGEST_RETRY_NS == 30 * SECOND
 
 
+def test_one_that_goes_is_looked_for_soon_however_long_another_is_away(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = boottime_ns() - 10 * SECOND
+    gone = [Gpu("GPU-a", STEADY, error="lost"), Gpu("GPU-b", STEADY, error="lost")]
+    write_gpus(place, [Gpu("GPU-a", STEADY), Gpu("GPU-b", STEADY), Gpu("GPU-c", STEADY)], began)
+    meter = open_nvml(Roots())
+    clock = Clock(monkeypatch)
+    write_gpus(place, [gone[0], Gpu("GPU-b", STEADY), Gpu("GPU-c", STEADY)], began)
+    for _ in range(200):
+        clock.now_ns += SECOND
+        assert seen(meter) == {"GPU-b", "GPU-c"}
+    write_gpus(place, [*gone, Gpu("GPU-c", STEADY)], began)
+    assert seen(meter) == {"GPU-c"}
+    write_gpus(place, [gone[0], Gpu("GPU-b", STEADY), Gpu("GPU-c", STEADY)], began)
+    clock.now_ns += SECOND
+    assert seen(meter) == {"GPU-b", "GPU-c"}
+    meter.close()
+
+
 def test_a_handle_that_died_is_replaced_and_not_trusted(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The GPU was lost and came back between two reads: its old handle says so for ever."""
     now = boottime_ns()
