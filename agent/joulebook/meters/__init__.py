@@ -174,6 +174,9 @@ METERS: Final[dict[str, Entry]] = {
     ),
     "ipmi": Entry("joulebook.meters.ipmi:open_ipmi", "joulebook.simulate.ipmi:stand", "JOULEBOOK_IPMI"),
     "accelerator": Entry("joulebook.meters.accelerator:open_accelerator", "joulebook.simulate.accelerator:stand"),
+    "prometheus": Entry(
+        "joulebook.meters.prometheus:open_prometheus", "joulebook.simulate.prometheus:stand", "JOULEBOOK_PROMETHEUS_URL"
+    ),
     "model": Entry("joulebook.meters.model:open_model", "joulebook.simulate.machine:stand"),
     "replay": Entry("joulebook.meters.replay:open_replay", "joulebook.simulate.recording:stand", "JOULEBOOK_REPLAY"),
 }

@@ -14,7 +14,7 @@ import click
 from joulebook.clock import boottime_ns
 from joulebook.simulate.curve import FORMS, Curve, parse_curve, staggered
 from joulebook.simulate.gpu_cli import accelerator, nvml
-from joulebook.simulate.network_cli import ipmi, redfish
+from joulebook.simulate.network_cli import exporter, ipmi, redfish
 from joulebook.simulate.sysfs_cli import amdgpu, hwmon
 from joulebook.simulate.truth import truth as true_joules
 
@@ -43,7 +43,7 @@ for of_sysfs in (amdgpu, hwmon):
 for of_gpus in (nvml, accelerator):
     simulate.add_command(of_gpus)
 
-for networked in (ipmi, redfish):
+for networked in (exporter, ipmi, redfish):
     simulate.add_command(networked)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from joulebook.clock import boottime_ns
-from joulebook.simulate.curve import FORMS, Curve, parse_curve
+from joulebook.simulate.curve import FORMS, Curve, parse_curve, staggered
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 
@@ -73,6 +73,53 @@ def ipmi(directory: Path, curve: Curve) -> None:
 
     make_tool(directory, Source("ipmi:node", boottime_ns(), (curve,)))
     _print_settings(settings(directory))
+
+
+@click.command()
+@click.argument("directory", type=DIRECTORY)
+@click.option(
+    "--kind", default="node_exporter", show_default=True, help="Whose page: see the reference of the simulator."
+)
+@click.option(
+    "--devices", type=click.IntRange(1, 16), default=1, show_default=True, help="GPUs, or packages with DRAM."
+)
+@click.option(
+    "--curve", "curves", type=parse_curve, metavar="CURVE", multiple=True, default=("constant:100",),
+    help=f"Power of each, or one for all, made to differ: {FORMS}.",
+)  # fmt: skip
+@click.option(
+    "--slices", type=click.IntRange(0, 7), default=0, help="MIG slices for which a board's figure is repeated."
+)
+@click.option("--step-seconds", type=click.FloatRange(min=0), help="How often it looks; default: as its kind does.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="TCP port on loopback; 0 takes a free one.")
+@click.option("--seconds", type=click.FloatRange(min=0), help="End by itself after so many seconds.")
+def exporter(
+    directory: Path,
+    kind: str,
+    devices: int,
+    curves: tuple[Curve, ...],
+    slices: int,
+    step_seconds: float | None,
+    port: int,
+    seconds: float | None,
+) -> None:
+    """Serve a Prometheus page of energy counters on loopback until ended.
+
+    Prints the setting that points joulebook at it. exporter.faults in DIRECTORY switches faults on while it serves.
+
+    \b
+    joulebook simulate exporter /tmp/sim --kind dcgm --devices 2 --slices 7 --step-seconds 1
+    joulebook simulate exporter /tmp/sim --kind node_exporter --curve square:60,300,7 --seconds 60
+    """
+    from joulebook.simulate.prometheus import Exporter
+
+    stop = _stopped_by_signals()
+    directory.mkdir(parents=True, exist_ok=True)
+    made = Exporter(directory, kind, staggered(curves, devices), step_seconds=step_seconds, slices=slices, port=port)
+    step = {} if step_seconds is None else {"JOULEBOOK_PROMETHEUS_STEP_SECONDS": f"{max(step_seconds, 0.1):g}"}
+    _print_settings({"JOULEBOOK_PROMETHEUS_URL": made.url, **step})
+    stop.wait(seconds)
+    made.close()
 
 
 def _stopped_by_signals() -> threading.Event:
