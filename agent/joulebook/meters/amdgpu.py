@@ -11,6 +11,7 @@ from pathlib import Path
 
 from joulebook.clock import boottime_ns
 from joulebook.meters import Busy, Device, LeftOut, MeterAbsent, MeterUnavailable, Reading, Roots
+from joulebook.meters.amd_smi import AmdSmi
 from joulebook.meters.amdgpu_card import SECOND_DIE, VENDOR, Card, Counter, NotRead, address, open_card
 from joulebook.meters.kfd import INSTANT_NOTE, Kfd
 from joulebook.meters.sysfs import milliwatts, text_of
@@ -24,9 +25,12 @@ class AmdGpu:
 
     name = "amdgpu"
 
-    def __init__(self, cards: Sequence[Card], devices: Sequence[Device], left_out: Sequence[LeftOut], kfd: Kfd) -> None:
+    def __init__(
+        self, cards: Sequence[Card], devices: Sequence[Device], left_out: Sequence[LeftOut], kfd: Kfd, smi: AmdSmi
+    ) -> None:
         self._cards = cards
         self._kfd = kfd
+        self._smi = smi
         self.devices = devices
         self.left_out = left_out
 
@@ -98,10 +102,11 @@ class AmdGpu:
         return busy
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files and the library."""
         for card in self._cards:
             card.close()
         self._cards = []
+        self._smi.close()
 
 
 def _power(card: Card) -> Reading:
@@ -128,6 +133,7 @@ def open_amdgpu(roots: Roots) -> AmdGpu:
             "load the driver (sudo modprobe amdgpu), or give the container the host's /sys",
         )
     kfd = Kfd(roots.sys / "class" / "kfd" / "kfd")
+    smi = AmdSmi()
     driver = text_of(roots.sys / "module" / "amdgpu" / "version")
     cards: list[Card] = []
     devices: list[Device] = []
@@ -135,7 +141,7 @@ def open_amdgpu(roots: Roots) -> AmdGpu:
     seconds: list[str] = []
     for place in places:
         try:
-            card, device = open_card(place, driver)
+            card, device = open_card(place, driver, smi)
         except NotRead as error:
             left_out.append(LeftOut(f"AMD GPU {address(place)}", error.why, error.remedy))
             if error.why == SECOND_DIE:
@@ -145,15 +151,19 @@ def open_amdgpu(roots: Roots) -> AmdGpu:
             left_out.append(LeftOut(f"AMD GPU {card.pci}", f"another card has its serial number, {device.device_id}"))
             card.close()
             continue
+        if card.counter is None:
+            why = "; ".join(filter(None, ("the driver shows none that is read here", smi.reason)))
+            left_out.append(LeftOut(f"{card.device_id} energy counter", why))
         cards.append(card)
         devices.append(device)
     if not cards:
+        smi.close()
         first = left_out[0]
         raise MeterUnavailable(
             f"{first.what}: {first.why}", first.remedy or "update the kernel, or set JOULEBOOK_METERS without amdgpu"
         )
     _join_dies(cards, seconds, kfd)
-    return AmdGpu(cards, devices, left_out, kfd)
+    return AmdGpu(cards, devices, left_out, kfd, smi)
 
 
 def _cards(roots: Roots) -> list[Path]:

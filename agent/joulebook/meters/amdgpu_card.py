@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 from joulebook.identity import machine_id
 from joulebook.meters import Device
+from joulebook.meters.amd_smi import AmdSmi
 from joulebook.meters.gpu_metrics import (
     APU_FORMATS,
     LONGEST,
@@ -140,8 +141,8 @@ class NotRead(Exception):
         self.why, self.remedy = why, remedy
 
 
-def open_card(place: Path, driver: str) -> tuple[Card, Device]:
-    """The card at that PCI device. Raises NotRead with the reason."""
+def open_card(place: Path, driver: str, smi: AmdSmi) -> tuple[Card, Device]:
+    """The card at that PCI device. smi: asked for a counter where the driver shows none.  Raises NotRead."""
     pci, chip = address(place), text_of(place / "device")
     limits = [number_of(path) or 0 for path in place.glob("hwmon/hwmon*/power1_cap*")]
     cap = next((number_of(path) for path in place.glob("hwmon/hwmon*/power1_cap")), None)
@@ -152,7 +153,7 @@ def open_card(place: Path, driver: str) -> tuple[Card, Device]:
     apu = chip == MI300A or _is_apu(place)
     socket = number_of(place / "numa_node") or 0
     model = text_of(place / "product_name") or f"AMD GPU {VENDOR[2:]}:{chip.removeprefix('0x') or 'unknown'}"
-    counter = _counter(place, chip)
+    counter = _counter(place, chip) or _smi_counter(smi, pci)
     apu_note = APU_NOTE if apu else ""
     device = Device(
         # A GPU's id goes beyond its machine: without one of its own it takes the machine's.
@@ -235,6 +236,12 @@ def _counter(place: Path, chip: str) -> tuple[Counter, int | None] | None:
         return None
     wide = is_wide(known, counts) or chip in TWO_DIES
     return MetricsFile(table), None if wide else microjoules(WRAP_COUNTS)
+
+
+def _smi_counter(smi: AmdSmi, pci: str) -> tuple[Counter, int | None] | None:
+    """The library's counter. Where it wraps is not told: a wrap is taken for a reset, and labelled."""
+    counter = smi.counter(pci)
+    return None if counter is None else (counter, None)
 
 
 def _is_apu(place: Path) -> bool:

@@ -20,7 +20,7 @@ from joulebook.simulate.curve import Curve, parse_curve
 from joulebook.simulate.moving import Fault, Moving, MovingFiles, claim, link, write_files
 from joulebook.simulate.truth import Source, write_truth
 
-COUNTERS: Final = ("none", "hwmon", *(f"metrics-{form}.{content}" for form, content in ENERGY_AT))
+COUNTERS: Final = ("none", "hwmon", "amdsmi", *(f"metrics-{form}.{content}" for form, content in ENERGY_AT))
 FIRST_HWMON: Final = 40
 """hwmon numbers of the cards, apart from those of ``joulebook simulate hwmon``."""
 CHIPS: Final = {"one": "0x74a1", "two": "0x7408"}
@@ -61,6 +61,10 @@ class SimulatedCard:
     processes: tuple[GpuProcess, ...] = ()
 
 
+LIBRARY: Final = "python"
+"""Directory of the simulated amdsmi, for PYTHONPATH."""
+
+
 def unique_id(card: int) -> str:
     """The serial number of a card."""
     return f"a3d0{card:012x}"
@@ -86,6 +90,8 @@ class AmdGpuTree:
         self.files = MovingFiles(moving, faults)
         self.files.tick(boottime_ns())
         write_truth(directory, "amdgpu", self.sources)
+        if any(card.counter == "amdsmi" for card in cards):
+            _library(directory, cards, dies)
 
     def close(self) -> None:
         """Close the files; the tree stays, still."""
@@ -114,7 +120,7 @@ def _card(directory: Path, die: int, n: int, card: SimulatedCard, source: Source
     moving = [Moving(hwmon / "power1_average", n, (lambda _: b"0\n") if second else _power(source))]
     if card.counter == "hwmon" and not second:
         moving.append(Moving(hwmon / "energy1_input", n, _energy(source, card, n)))
-    elif card.counter != "none":
+    elif card.counter.startswith("metrics-"):
         moving.append(Moving(device / "gpu_metrics", n, _metrics(source, card, n, second=second)))
     return moving
 
@@ -184,6 +190,17 @@ def _kfd(directory: Path, cards: Sequence[SimulatedCard], dies: Sequence[tuple[i
                     units = process.compute_units if m == n else 0
                     write_files(place / f"stats_{gpu_id(die)}", {"cu_occupancy": str(units)})
     link(directory / "class" / "kfd" / "kfd", base)
+
+
+def _library(directory: Path, cards: Sequence[SimulatedCard], dies: Sequence[tuple[int, int]]) -> None:
+    """A module amdsmi that answers from the curves; the simulated cards that it counts for are written into it."""
+    counted = {
+        _address(die)[1]: (unique_id(n), cards[n].rate)
+        for die, (n, second) in enumerate(dies)
+        if cards[n].counter == "amdsmi" and not second
+    }
+    text = f"from joulebook.simulate.amd_smi import *\n\nset_up({str(directory.absolute())!r}, {counted!r})\n"
+    write_files(directory / LIBRARY, {"amdsmi.py": text.rstrip()})
 
 
 def gpu_id(die: int) -> int:

@@ -30,7 +30,7 @@ FAULT_HELP = "KIND:DEVICE:FROM_S[:UNTIL_S], KIND one of gone, negative, ones, ze
 @click.option(
     "--curve", "curves", type=parse_curve, metavar="CURVE", multiple=True, default=("constant:250",), help=CURVE_HELP
 )
-@click.option("--counter", default="metrics-1.4", show_default=True, help="none, hwmon, or metrics-F.C.")
+@click.option("--counter", default="metrics-1.4", show_default=True, help="none, hwmon, amdsmi, or metrics-F.C.")
 @click.option("--counter-rate", type=click.FloatRange(min=0), default=1.0, show_default=True, help="1 is right.")
 @click.option("--start-near-wrap", type=click.FloatRange(min=0), help="32-bit counters wrap so many seconds from now.")
 @click.option("--two-dies", is_flag=True, help="Packages of two dies, of which the first measures both.")
@@ -57,7 +57,7 @@ def amdgpu(
     joulebook simulate amdgpu /tmp/sim --gpus 2 --curve square:60,300,7
     joulebook simulate amdgpu /tmp/sim --counter-rate 3 --fault gone:0:20:30
     """
-    from joulebook.simulate.amdgpu import AmdGpuTree, SimulatedCard, parse_process, sound_counter
+    from joulebook.simulate.amdgpu import LIBRARY, AmdGpuTree, SimulatedCard, parse_process, sound_counter
     from joulebook.simulate.moving import parse_fault
 
     now = boottime_ns()
@@ -75,6 +75,8 @@ def amdgpu(
         for n, curve in enumerate(staggered(curves, gpus))
     ]
     tree = AmdGpuTree(directory, cards, now, [parse_fault(text, gpus, now) for text in faults])
+    if counter == "amdsmi":
+        click.echo(f"export PYTHONPATH={shlex.quote(str(directory.absolute() / LIBRARY))}")
     _move(tree.files, directory, seconds)
 
 

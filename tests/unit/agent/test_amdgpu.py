@@ -3,6 +3,8 @@
 import os
 import shutil
 import struct
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -92,6 +94,98 @@ def test_no_joule_is_lost_or_double_where_the_counter_takes_over(
     assert not history.notes
     # 100 looks are 99 waits of 100 ms at 100 W.
     assert (segment.at(end) - segment.at(start)) / 1e6 == pytest.approx(990, abs=0.001)
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Machine], None]]:
+    """Makes a machine's simulated amdsmi the one that is imported."""
+
+    def use(machine: Machine) -> None:
+        monkeypatch.syspath_prepend(str(machine.roots.sys / "python"))
+        monkeypatch.setattr("joulebook.simulate.amd_smi.boottime_ns", lambda: machine.now_ns)
+
+    yield use
+    sys.modules.pop("amdsmi", None)
+
+
+class TestAmdSmi:
+    def test_its_count_times_its_resolution_takes_over(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: Callable[[Machine], None]
+    ) -> None:
+        machine = Machine(tmp_path, monkeypatch, SimulatedCard(CURVE, counter="amdsmi"))
+        library(machine)
+        meter = open_amdgpu(machine.roots)
+        energies = [r.energy_microjoules for r in machine.look(meter, 20) if r.energy_microjoules is not None]
+        device = only(meter)
+        meter.close()
+        assert device.method is Method.COUNTER
+        # 10 J a look, in counts of 15.3 uJ.
+        assert [b - a for a, b in pairwise(energies)] == [pytest.approx(10_000_000, abs=16)] * (len(energies) - 1)
+        assert len(energies) == 15
+
+    def test_it_is_not_loaded_where_the_driver_shows_a_counter(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: Callable[[Machine], None]
+    ) -> None:
+        cards = [SimulatedCard(CURVE), SimulatedCard(CURVE, counter="amdsmi")]
+        machine = Machine(tmp_path, monkeypatch, *cards)
+        library(machine)
+        shutil.rmtree(machine.device.parent / "0000:c2:00.0")
+        (machine.roots.sys / "class" / "drm" / "card1").unlink()
+        meter = open_amdgpu(machine.roots)
+        meter.close()
+        assert "amdsmi" not in sys.modules
+
+    @pytest.mark.parametrize(
+        ("module", "why"),
+        [
+            ("raise SystemExit('no libamd_smi.so')", "cannot be loaded: no libamd_smi.so"),
+            ("raise OSError('libamd_smi.so: cannot open')", "cannot be loaded: libamd_smi.so"),
+            (
+                "class AmdSmiException(Exception): pass\ndef amdsmi_init(): raise AmdSmiException('no driver')\n"
+                "def amdsmi_shut_down(): raise AmdSmiException('not open')",
+                "does not answer: no driver",
+            ),
+            ("", "is not installed"),
+        ],
+    )
+    def test_without_it_power_counts_and_doctor_says_why(
+        self, module: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: Callable[[Machine], None]
+    ) -> None:
+        machine = Machine(tmp_path, monkeypatch, SimulatedCard(CURVE, counter="amdsmi"))
+        (machine.roots.sys / "python" / "amdsmi.py").write_text(module)
+        if module:
+            library(machine)
+        else:
+            monkeypatch.setattr("joulebook.meters.amd_smi.find_spec", lambda name: None)
+        meter = open_amdgpu(machine.roots)
+        assert {r.power_milliwatts for r in machine.look(meter, 20)} == {100_000}
+        meter.close()
+        (left,) = meter.left_out
+        assert why in left.why
+
+    @pytest.mark.parametrize(
+        "told", ["{'energy_accumulator': 'N/A', 'counter_resolution': 15.3}", "{}", "None or {1: 2}"]
+    )
+    def test_what_is_no_count_is_no_counter(
+        self, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: Callable[[Machine], None]
+    ) -> None:
+        machine = Machine(tmp_path, monkeypatch, SimulatedCard(CURVE, counter="amdsmi"))
+        path = machine.roots.sys / "python" / "amdsmi.py"
+        path.write_text(path.read_text() + f"\ndef amdsmi_get_energy_count(handle): return {told}\n")
+        library(machine)
+        meter = open_amdgpu(machine.roots)
+        meter.close()
+        assert only(meter).note == NO_COUNTER_NOTE
+
+    def test_the_library_is_given_back(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: Callable[[Machine], None]
+    ) -> None:
+        machine = Machine(tmp_path, monkeypatch, SimulatedCard(CURVE, counter="amdsmi"))
+        library(machine)
+        meter = open_amdgpu(machine.roots)
+        assert sys.modules["amdsmi"].amdsmi_get_processor_handles() == ["0000:c1:00.0"]
+        meter.close()
+        assert sys.modules["amdsmi"].amdsmi_get_processor_handles() == []
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 3.0])
