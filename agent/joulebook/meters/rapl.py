@@ -1,22 +1,26 @@
-"""RAPL through the kernel's powercap tree: CPU packages and DRAM, as energy counters.
+"""RAPL through the kernel's powercap tree: CPU packages and DRAM, as energy counters, and the platform around them.
 
-Only the admissible set is read, all package-* and all dram-* (METHODS 1.2): psys contains the
-packages, core and uncore lie inside them, and intel-rapl-mmio shows the same packages again.
+Where the tree is readable by root only, the privileged reader tells the same counters, no finer than 1 J and 1 s.
 """
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, Protocol
 
-from joulebook.clock import boottime_ns
 from joulebook.cpus import Cpu, read_cpu
+from joulebook.grants import admit, grant
 from joulebook.meters import Busy, Device, LeftOut, MeterAbsent, MeterUnavailable, Reading, Roots
+from joulebook.platform_check import PLATFORM_ID, PlatformCheck
+from joulebook.powercap import Zone, admissible, arranged, covers, find_zones, mirrors, number, socket_path
 from joulebook.rows import Component, Method
+from joulebook.units import NS_PER_SECOND
+from joulebook.zone_files import ZoneFiles
+
+if TYPE_CHECKING:
+    from joulebook.reader_client import Answer
 
 U_PACKAGE: Final = 0.03
 """Relative standard uncertainty of Intel package counters from Haswell-EP on (METHODS 1.6)."""
@@ -25,98 +29,92 @@ U_PACKAGE_AMD: Final = 0.08
 U_DRAM_SERVER: Final = 0.10
 U_DRAM_CLIENT: Final = 0.20
 """DRAM counters of server and of client parts (METHODS 1.6)."""
+U_PLATFORM: Final = 0.10
+"""The platform's counter: what it contains is the board maker's choice [judgement of ours, no source]."""
 
 STEP_NS: Final = 1_000_000
 """RAPL counters are updated about every millisecond."""
 LIMIT_MARGIN: Final = 2.0
 """A package may pass its longest limit for milliseconds: no reading above twice the largest limit is believed."""
-MOST_WATTS: Final = {Component.CPU: 1500.0, Component.DRAM: 500.0}
-"""Where the tree gives no limits: far above any socket of 2026 (500-700 W) and the DRAM beside it."""
+MOST_WATTS: Final = {Component.CPU: 1500.0, Component.DRAM: 500.0, Component.NODE: 20_000.0}
+"""Where the tree gives no limits: far above any socket of 2026 (500-700 W), the DRAM beside it, and a whole node."""
 
-MIRROR_READS: Final = 5
-MIRROR_PAUSE_SECONDS: Final = 0.002
+READ_PLATFORM: Final[bool] = False
+"""Whether psys is read. Not while the sampler books every device as a leaf: its packages would count twice."""
 
-GRANT: Final = "sudo chmod -R a+r /sys/class/powercap/*/energy_uj, or run the agent with CAP_DAC_READ_SEARCH"
+LOOKS: Final = 5
+LOOK_PAUSE_SECONDS: Final = 0.002
+"""How often and how far apart counters are looked at to find those that repeat another's."""
+
+READER_STEP_NS: Final = NS_PER_SECOND
+READER_NOTE: Final = "through the reader: 1 J, 1 s"
 
 
-@dataclass(frozen=True, slots=True)
-class Zone:
-    """One domain of the powercap tree. path: names from the package down, such as package-0/dram."""
-
-    directory: Path
-    control: str
-    path: str
-    name: str
+class Source(Protocol):
+    """Where counts come from: the tree's files, or the reader."""
 
     @property
-    def energy(self) -> Path:
-        """The counter's file."""
-        return self.directory / "energy_uj"
+    def troubles(self) -> Mapping[str, LeftOut]:
+        """What is not read now and why."""
+        ...
 
+    def read(self) -> list[Reading]:
+        """Readings of the zones that answer."""
+        ...
 
-def find_zones(roots: Roots) -> list[Zone]:
-    """Every RAPL zone under the powercap tree, MSR zones before their mmio duplicates."""
-    base = roots.sys / "class" / "powercap"
-    entries = sorted(p for p in base.glob("intel-rapl*:*") if (p / "name").is_file())
-    names = {entry.name: (entry / "name").read_text().strip() for entry in entries}
-    zones = []
-    for entry in entries:
-        control, *numbers = entry.name.split(":")
-        ids = [":".join([control, *numbers[: depth + 1]]) for depth in range(len(numbers))]
-        path = "/".join(names.get(zone_id, zone_id) for zone_id in ids)
-        zones.append(Zone(entry, control, path, names[entry.name]))
-    return sorted(zones, key=lambda zone: (zone.control != "intel-rapl", zone.path))
+    def keep(self, device_ids: Collection[str]) -> None:
+        """Read only these from now on."""
+        ...
 
-
-def component_of(zone: Zone) -> Component | None:
-    """What an admissible zone measures, None for psys, core, uncore and all that lies within a package."""
-    if zone.name.startswith("package-"):
-        return Component.CPU
-    return Component.DRAM if zone.name.startswith("dram") else None
-
-
-def admissible(zones: Sequence[Zone]) -> tuple[list[Zone], list[LeftOut]]:
-    """The zones that may be summed, and those left out with the reason. zones: as ``find_zones`` orders them."""
-    kept: dict[str, Zone] = {}
-    left_out = []
-    for zone in zones:
-        if component_of(zone) is None:
-            left_out.append(LeftOut(f"{zone.control} {zone.path}", _overlap(zone)))
-        elif zone.path in kept:
-            left_out.append(LeftOut(f"{zone.control} {zone.path}", f"duplicate of {kept[zone.path].control}"))
-        else:
-            kept[zone.path] = zone
-    return list(kept.values()), left_out
-
-
-def _overlap(zone: Zone) -> str:
-    if zone.name.startswith("psys"):
-        return "contains the packages: summing both would count them twice"
-    return "lies inside its package: summing both would count it twice"
+    def close(self) -> None:
+        """Give back what it holds."""
+        ...
 
 
 class Rapl:
-    """The open counters. Descriptors stay open, so that a read is one system call per zone."""
+    """The counters of this machine."""
 
     name = "rapl"
 
-    def __init__(self, zones: Sequence[Zone], devices: Sequence[Device], left_out: Sequence[LeftOut]) -> None:
-        self.devices = devices
-        self.left_out = left_out
-        self._files = _open_all(zones)
-        self._pairs = [(device.device_id, fd) for device, fd in zip(devices, self._files, strict=True)]
+    def __init__(self, source: Source, devices: Sequence[Device], left_out: Sequence[LeftOut]) -> None:
+        self._source = source
+        self._devices = devices
+        self._passed_over = left_out
+        self._check = PlatformCheck(devices) if any(d.device_id == PLATFORM_ID for d in devices) else None
+
+    @property
+    def devices(self) -> Sequence[Device]:
+        """What is read."""
+        return self._devices
+
+    @devices.setter
+    def devices(self, devices: Sequence[Device]) -> None:
+        self._devices = devices
+        self._source.keep({device.device_id for device in devices})
+        if all(device.device_id != PLATFORM_ID for device in devices):
+            self._check = None
+
+    @property
+    def left_out(self) -> Sequence[LeftOut]:
+        """What is not read: passed over from the start, or in trouble now."""
+        return [*self._passed_over, *self._source.troubles.values()]
+
+    @left_out.setter
+    def left_out(self, left_out: Sequence[LeftOut]) -> None:
+        troubles = list(self._source.troubles.values())
+        self._passed_over = [one for one in left_out if one not in troubles]
 
     def read(self) -> Sequence[Reading]:
-        """Cumulative microjoules of every zone that answers."""
-        readings = []
-        for device_id, fd in self._pairs:
-            before = boottime_ns()
-            try:
-                energy = read_count(fd)
-            except (OSError, ValueError):
-                continue
-            after = boottime_ns()
-            readings.append(Reading(device_id, (before + after) // 2, energy))
+        """Cumulative microjoules of every zone that answers; of the platform once it has proved to contain them."""
+        readings = self._source.read()
+        if self._check is None:
+            return readings
+        readings, contradiction = self._check.pass_on(readings)
+        if contradiction:
+            self._passed_over = [*self._passed_over, LeftOut(PLATFORM_ID, contradiction)]
+            self.devices = [device for device in self._devices if device.device_id != PLATFORM_ID]
+        elif self._check.passed:
+            self._check = None
         return readings
 
     def busy(self) -> Mapping[str, Busy]:
@@ -124,15 +122,8 @@ class Rapl:
         return {}
 
     def close(self) -> None:
-        """Close the counters' files."""
-        for fd in self._files:
-            os.close(fd)
-        self._files, self._pairs = [], []
-
-
-def read_count(fd: int) -> int:
-    """The number in a counter's file, up to the first newline. Raises OSError or ValueError."""
-    return int(os.pread(fd, 64, 0).split(b"\n", 1)[0])
+        """Close the counters' files, or the connection to the reader."""
+        self._source.close()
 
 
 def open_rapl(roots: Roots) -> Rapl:
@@ -141,69 +132,140 @@ def open_rapl(roots: Roots) -> Rapl:
     Raises MeterAbsent when there are none, MeterUnavailable when any of them cannot be read: the sum over
     some packages would pass for the machine's.
     """
-    try:
-        zones, left_out = admissible(find_zones(roots))
-    except OSError as error:
-        raise MeterUnavailable(f"{error.filename}: {error.strerror}", GRANT) from error
-    if not zones:
+    zones, left_out = _choose(find_zones(roots))
+    there_is_a_reader = Path(socket_path()).exists()
+    if not _has_parts(zones):
+        if there_is_a_reader:
+            return _through_reader(roots, f"no RAPL zone under {roots.sys / 'class' / 'powercap'}")
         raise MeterAbsent(
             f"no RAPL zone under {roots.sys / 'class' / 'powercap'}",
             "modprobe intel_rapl_msr on bare metal; virtual machines and most containers have none",
         )
-    for zone in zones:
-        _check_readable(zone)
-    zones, mirrors = drop_mirrors(zones)
-    cpu = read_cpu(roots)
-    return Rapl(zones, [_device(zone, cpu) for zone in zones], [*left_out, *mirrors])
-
-
-def _check_readable(zone: Zone) -> None:
     try:
-        fd = os.open(zone.energy, os.O_RDONLY)
+        files = ZoneFiles(roots, zones)
+    except PermissionError as error:
+        cause = f"{error.filename}: {(error.strerror or 'unreadable').lower()}"
+        if there_is_a_reader:
+            return _through_reader(roots, cause)
+        raise MeterUnavailable(cause, grant(Path(error.filename))) from error
     except OSError as error:
-        remedy = GRANT.replace("/sys/class/powercap/*", str(zone.directory.parent / "*"))
-        raise MeterUnavailable(f"{zone.energy}: {(error.strerror or 'unreadable').lower()}", remedy) from error
+        cause = f"{error.filename}: {(error.strerror or 'unreadable').lower()}"
+        raise MeterUnavailable(cause, "see dmesg; set JOULEBOOK_METERS without rapl until it is mended") from error
+    except ValueError as error:
+        raise MeterUnavailable(str(error), "update the kernel, or set JOULEBOOK_METERS without rapl") from error
+    twins = mirrors(_looks(files))
+    still = {reading.device_id for reading in files.read() if reading.energy_microjoules == 0}
+    return _meter(files, zones, left_out, twins, still, read_cpu(roots))
+
+
+def _choose(found: Sequence[Zone]) -> tuple[list[Zone], list[LeftOut]]:
+    zones, left_out = admissible(found)
+    if READ_PLATFORM:
+        return zones, left_out
+    why = "contains the packages: summing both would count them twice"
+    wholes = [zone for zone in zones if zone.component is Component.NODE]
+    return [zone for zone in zones if zone not in wholes], [
+        *left_out,
+        *(LeftOut(f"{zone.control} {zone.path}", why) for zone in wholes),
+    ]
+
+
+def _has_parts(zones: Sequence[Zone]) -> bool:
+    return any(zone.component is not Component.NODE for zone in zones)
+
+
+def _looks(files: ZoneFiles) -> dict[str, list[int]]:
+    """Counts of the zones that answered at every look."""
+    counts: dict[str, list[int]] = {}
+    for look in range(LOOKS):
+        time.sleep(LOOK_PAUSE_SECONDS if look else 0)
+        for reading in files.read():
+            counts.setdefault(reading.device_id, []).append(reading.energy_microjoules or 0)
+    return {device_id: series for device_id, series in counts.items() if len(series) == LOOKS}
+
+
+def _through_reader(roots: Roots, cause: str) -> Rapl:
+    """The counters as the reader tells them. cause: why it is asked, for the error when it refuses."""
+    # Imported here: sockets are not loaded where the tree is readable.
+    from joulebook.reader_client import ReaderClient, ReaderRefused
+
+    client = ReaderClient(socket_path())
     try:
-        read_count(fd)
-    except (OSError, ValueError) as error:
+        answer = client.open()
+    except (ReaderRefused, PermissionError) as error:
         raise MeterUnavailable(
-            f"{zone.energy} holds no energy count: {error}", "update the kernel, or set JOULEBOOK_METERS without rapl"
+            f"{cause}; reader at {socket_path()}: {_why(error)}", admit(Path(socket_path()))
         ) from error
-    finally:
-        os.close(fd)
+    except (OSError, ValueError) as error:
+        remedy = "sudo systemctl restart joulebook-reader.socket"
+        raise MeterUnavailable(f"{cause}; reader at {socket_path()}: {_why(error)}", remedy) from error
+    zones, left_out = _choose(_told_zones(roots, answer))
+    if not _has_parts(zones):
+        client.close()
+        raise MeterAbsent(f"{cause}; the reader has no package either", "set JOULEBOOK_METERS without rapl")
+    client.device_ids = {zone.zone_id: f"rapl:{zone.path}" for zone in zones}
+    still = {client.device_ids.get(told.zone_id, "") for told in answer.zones if told.energy_microjoules == 0}
+    return _meter(client, zones, left_out, _told_twins(answer, client.device_ids), still, read_cpu(roots), READER_NOTE)
 
 
-def drop_mirrors(zones: Sequence[Zone]) -> tuple[list[Zone], list[LeftOut]]:
-    """Zones without those that repeat another's counter (dies that mirror their socket, METHODS 1.2).
+def _why(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error).lower()
 
-    Mirrored means equal absolute counts at most looks while they move: an update may fall between
-    two reads of one look.  Equal increments prove nothing, since two idle sockets look alike.
-    """
-    if len(zones) < 2:
-        return list(zones), []
-    looks = []
-    for _ in range(MIRROR_READS):
-        looks.append([int(zone.energy.read_bytes().split(b"\n", 1)[0]) for zone in zones])
-        time.sleep(MIRROR_PAUSE_SECONDS)
-    series = list(zip(*looks, strict=True))
-    kept: list[int] = []
-    left_out = []
-    for i, counts in enumerate(series):
-        twin = next((k for k in kept if len(set(counts)) > 1 and _mostly_equal(series[k], counts)), None)
-        if twin is None:
-            kept.append(i)
+
+def _told_zones(roots: Roots, answer: Answer) -> list[Zone]:
+    """Zones as told, with the tree's directories where it can be seen, for their power limits."""
+    base = roots.sys / "class" / "powercap"
+    names = {told.zone_id: told.name for told in answer.zones}
+    ranges = {told.zone_id: told.range_microjoules for told in answer.zones}
+    return arranged(names, ranges, {zone_id: base / zone_id for zone_id in names})
+
+
+def _told_twins(answer: Answer, device_ids: Mapping[str, str]) -> dict[str, str]:
+    """Zones whose counter stood at another's microjoule, once it had counted anything: device_id -> the other's."""
+    first: dict[str, str] = {}
+    twins = {}
+    order = list(device_ids)
+    for told in sorted(answer.zones, key=lambda told: order.index(told.zone_id) if told.zone_id in order else 0):
+        device_id = device_ids.get(told.zone_id)
+        if device_id is not None and told.energy_microjoules:
+            other = first.setdefault(told.twin or told.zone_id, device_id)
+            if other != device_id:
+                twins[device_id] = other
+    return twins
+
+
+def _meter(
+    source: Source,
+    zones: Sequence[Zone],
+    left_out: Sequence[LeftOut],
+    twins: Mapping[str, str],
+    still: Collection[str],
+    cpu: Cpu,
+    note: str = "",
+) -> Rapl:
+    """The meter of the zones that no other repeats. still: those that stand at 0."""
+    kept = []
+    passed_over = list(left_out)
+    for zone in zones:
+        device_id = f"rapl:{zone.path}"
+        if device_id in twins:
+            passed_over.append(LeftOut(device_id, f"mirrors the counter of {twins[device_id].removeprefix('rapl:')}"))
+        elif device_id == PLATFORM_ID and device_id in still:
+            passed_over.append(LeftOut(device_id, "stands at 0: the board does not feed it"))
         else:
-            left_out.append(LeftOut(zones[i].path, f"mirrors the counter of {zones[twin].path}"))
-    return [zones[i] for i in kept], left_out
+            kept.append(zone)
+    if all(zone.component is not Component.DRAM for zone in kept):
+        passed_over.append(LeftOut("DRAM", f"{'AMD' if cpu.vendor == 'AMD' else 'this'} CPU has no counter for it"))
+    devices = [_device(zone, covers(zone, kept), cpu, note) for zone in kept]
+    source.keep({device.device_id for device in devices})
+    return Rapl(source, devices, passed_over)
 
 
-def _mostly_equal(a: Sequence[int], b: Sequence[int]) -> bool:
-    return 2 * sum(x == y for x, y in zip(a, b, strict=True)) > len(a)
-
-
-def _device(zone: Zone, cpu: Cpu) -> Device:
-    component = component_of(zone) or Component.OTHER
-    if component is Component.DRAM:
+def _device(zone: Zone, covered: str, cpu: Cpu, note: str) -> Device:
+    component = zone.component or Component.OTHER
+    if component is Component.NODE:
+        u, key = U_PLATFORM, "rapl-psys"
+    elif component is Component.DRAM:
         u, key = (U_DRAM_SERVER if cpu.is_server else U_DRAM_CLIENT), "rapl-dram"
     else:
         u, key = (U_PACKAGE_AMD if cpu.vendor == "AMD" else U_PACKAGE), "rapl"
@@ -213,34 +275,18 @@ def _device(zone: Zone, cpu: Cpu) -> Device:
         method=Method.COUNTER,
         u_common=u,
         u_common_key=f"{key}:{cpu.model}",
-        step_ns=STEP_NS,
+        step_ns=READER_STEP_NS if note else STEP_NS,
         most_watts=_most_watts(zone, component),
-        wraps_at_microjoules=_number(zone.directory / "max_energy_range_uj"),
+        wraps_at_microjoules=zone.range_microjoules,
+        covers=covered,
         model=cpu.model,
+        note=note,
     )
 
 
 def _most_watts(zone: Zone, component: Component) -> float:
+    if zone.directory is None:
+        return MOST_WATTS[component]
     files = [*zone.directory.glob("constraint_*_max_power_uw"), *zone.directory.glob("constraint_*_power_limit_uw")]
-    limits = [limit for limit in map(_number, files) if limit]
+    limits = [limit for limit in map(number, files) if limit]
     return LIMIT_MARGIN * max(limits) / 1e6 if limits else MOST_WATTS[component]
-
-
-def _number(path: Path) -> int | None:
-    """A whole number in a file of the tree, None when the file is absent, unreadable or says 0."""
-    try:
-        return int(path.read_text()) or None
-    except (OSError, ValueError):
-        return None
-
-
-def _open_all(zones: Sequence[Zone]) -> list[int]:
-    files: list[int] = []
-    try:
-        for zone in zones:
-            files.append(os.open(zone.energy, os.O_RDONLY | os.O_CLOEXEC))
-    except OSError as error:
-        for fd in files:
-            os.close(fd)
-        raise MeterUnavailable(f"{error.filename}: {error.strerror}", GRANT) from error
-    return files

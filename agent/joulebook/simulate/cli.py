@@ -52,7 +52,10 @@ for networked in (exporter, ipmi, redfish):
 @click.option("--packages", type=click.IntRange(1, 16), default=1, show_default=True, help="CPU packages.")
 @click.option("--dram", is_flag=True, help="A DRAM domain in each package.")
 @click.option("--psys", is_flag=True, help="The platform domain that contains them all.")
+@click.option("--psys-factor", type=click.FloatRange(min=0), help="Power of the platform over that of its parts.")
 @click.option("--mmio", is_flag=True, help="Each package a second time, as intel-rapl-mmio.")
+@click.option("--dies", is_flag=True, help="Each package as two dies that both show its counter.")
+@click.option("--away", multiple=True, metavar="ZONE=FROM,TO", help="That zone is gone between these seconds from now.")
 @click.option(
     "--curve", "curves", type=parse_curve, metavar="CURVE", multiple=True, default=("constant:100",), help=CURVE_HELP
 )
@@ -64,7 +67,10 @@ def powercap(
     packages: int,
     dram: bool,
     psys: bool,
+    psys_factor: float | None,
     mmio: bool,
+    dies: bool,
+    away: tuple[str, ...],
     curves: tuple[Curve, ...],
     start_near_wrap: float | None,
     range_uj: int | None,
@@ -77,13 +83,25 @@ def powercap(
     \b
     joulebook simulate powercap /tmp/sim --packages 2 --dram --psys --mmio --curve square:60,300,7
     joulebook simulate powercap /tmp/sim --curve constant:80 --start-near-wrap 10 --seconds 60
+    joulebook simulate powercap /tmp/sim --packages 2 --away intel-rapl:1=10,15
     """
-    from joulebook.simulate.powercap import RANGE_MICROJOULES, PowercapTree, domains, keep_ticking
+    from joulebook.simulate.powercap import (
+        PSYS_FACTOR,
+        RANGE_MICROJOULES,
+        PowercapTree,
+        domains,
+        keep_ticking,
+        parse_away,
+        taken_away,
+    )
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    machine = domains(staggered(curves, packages), boottime_ns(), dram=dram, psys=psys, mmio=mmio)
+    now = boottime_ns()
+    factor = PSYS_FACTOR if psys_factor is None else psys_factor
+    machine = domains(staggered(curves, packages), now, dram=dram, psys=psys, psys_factor=factor, mmio=mmio, dies=dies)
+    machine = taken_away(machine, now, [parse_away(text) for text in away])
     directory.mkdir(parents=True, exist_ok=True)
     tree = PowercapTree(
         directory, machine, wraps_after_seconds=start_near_wrap, range_microjoules=range_uj or RANGE_MICROJOULES

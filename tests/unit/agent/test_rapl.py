@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from joulebook.meters import MeterAbsent, MeterUnavailable, Roots
-from joulebook.meters.rapl import Rapl, drop_mirrors, find_zones, open_rapl
+from joulebook.meters.rapl import Rapl, open_rapl
+from joulebook.powercap import mirrors
 from joulebook.rows import Component, Method
 
 INTEL = "processor : 0\nvendor_id : GenuineIntel\nmodel name : Intel(R) Xeon(R) Gold 6230 CPU @ 2.10GHz\n\n"
@@ -31,7 +32,7 @@ SERVER = {
     "intel-rapl:1": {"name": "package-1", "energy_uj": "2000"},
     "intel-rapl:1:0": {"name": "uncore"},
     "intel-rapl:1:1": {"name": "dram", "energy_uj": "400"},
-    "intel-rapl:2": {"name": "psys"},
+    "intel-rapl:2": {"name": "psys", "energy_uj": "9000"},
     "intel-rapl-mmio:0": {"name": "package-0"},
 }
 
@@ -145,10 +146,16 @@ def test_a_zone_that_fails_later_leaves_the_others(tmp_path: Path) -> None:
     meter.close()
 
 
-def test_counters_that_stand_still_alike_are_no_mirrors(tmp_path: Path) -> None:
-    roots = tree(tmp_path, {"intel-rapl:0": {"name": "package-0"}, "intel-rapl:1": {"name": "package-1"}})
-    kept, mirrors = drop_mirrors(find_zones(roots))
-    assert (len(kept), mirrors) == (2, [])
+def test_counters_that_stand_still_alike_are_no_mirrors() -> None:
+    assert mirrors({"a": [5, 5, 5], "b": [5, 5, 5]}) == {}
+
+
+def test_equal_increments_are_no_mirrors() -> None:
+    assert mirrors({"a": [5, 6, 7], "b": [6, 7, 8]}) == {}
+
+
+def test_an_update_between_two_reads_of_a_look_hides_no_mirror() -> None:
+    assert mirrors({"a": [5, 6, 7], "b": [50, 60, 70], "c": [5, 7, 7], "d": [5, 6, 7]}) == {"c": "a", "d": "a"}
 
 
 def test_a_die_that_mirrors_its_socket_is_left_out(tmp_path: Path) -> None:
@@ -170,11 +177,17 @@ def test_a_die_that_mirrors_its_socket_is_left_out(tmp_path: Path) -> None:
 
     worker = threading.Thread(target=work)
     worker.start()
-    kept, mirrors = drop_mirrors(find_zones(roots))
+    meter = open_rapl(roots)
     stop.set()
     worker.join()
-    assert [zone.path for zone in kept] == ["package-0-die-0", "package-1"]
-    assert [left.why for left in mirrors] == ["mirrors the counter of package-0-die-0"]
+    assert [(device.device_id, device.covers) for device in meter.devices] == [
+        ("rapl:package-0-die-0", "cpu:0"),
+        ("rapl:package-1", "cpu:1"),
+    ]
+    assert ("rapl:package-0-die-1", "mirrors the counter of package-0-die-0") in [
+        (left.what, left.why) for left in meter.left_out
+    ]
+    meter.close()
 
 
 def test_dies_are_named_by_their_package(tmp_path: Path) -> None:
