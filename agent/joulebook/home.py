@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from joulebook.errors import JoulebookError
 
 
-@dataclass(frozen=True, slots=True)
-class Home:
+class Home(NamedTuple):
     """The directory and the places in it. shared: a folder of marks elsewhere, that other homes' agents read too."""
 
     root: Path

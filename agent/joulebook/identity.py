@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 RUN_ID: Final = "JOULEBOOK_RUN_ID"
@@ -22,7 +20,7 @@ def machine_id(environ: Mapping[str, str] = os.environ) -> str:
         return named
     for place in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
         try:
-            found = Path(place).read_text().strip()
+            found = _text(place)
         except OSError:
             continue
         if found:
@@ -30,14 +28,16 @@ def machine_id(environ: Mapping[str, str] = os.environ) -> str:
     return boot_id()
 
 
-def boot_id(proc: Path = Path("/proc")) -> str:
-    """The kernel's random id of this boot."""
-    try:
-        return (proc / "sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+def boot_id() -> str:
+    """The kernel's random id of this boot: the same in all of a machine's containers."""
+    return _text("/proc/sys/kernel/random/boot_id")
+
+
+def _text(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read().strip()
 
 
 def new_run_id() -> str:
     """A fresh run id: sorts by time, unique by 32 random bits."""
-    return time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(4)
+    return time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + os.urandom(4).hex()

@@ -6,14 +6,13 @@ no signal, no exit hook. Reading takes whole lines only; a torn tail waits for i
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 VERSION: Final = 1
 SUFFIX: Final = ".jsonl"
@@ -65,6 +64,8 @@ def members(values: Mapping[str, Any]) -> str:
 
 def as_json(value: Any) -> str:
     """Any value as JSON that every reader takes: other libraries' numbers as numbers, all else that is odd as text."""
+    import json
+
     try:
         return json.dumps(value, separators=(",", ":"), allow_nan=False, default=_plain)
     except (ValueError, TypeError):
@@ -78,6 +79,8 @@ def _plain(value: Any) -> Any:
 
 def _tamed(value: Any) -> Any:
     """Non-finite numbers as text, keys as text, throughout."""
+    import math
+
     if isinstance(value, Mapping):
         return {str(key): _tamed(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -86,8 +89,7 @@ def _tamed(value: Any) -> Any:
     return str(plain) if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """One mark as read. values: the members beside kind, n and the times."""
 
     n: int
@@ -98,7 +100,6 @@ class Line:
     values: Mapping[str, Any]
 
 
-@dataclass(slots=True)
 class MarksReader:
     """Reads a growing marks file line by line.
 
@@ -106,10 +107,13 @@ class MarksReader:
     and reported, the others count.
     """
 
-    path: Path
-    offset: int = 0
-    line_number: int = 0
-    corrupt: list[int] = field(default_factory=list)
+    __slots__ = ("corrupt", "line_number", "offset", "path")
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offset = 0
+        self.line_number = 0
+        self.corrupt: list[int] = []
 
     def read(self, *, final: bool = False) -> Iterator[Line]:
         """The marks since the last read. final: the writer is gone, so a torn tail is corrupt and not to come."""
@@ -136,6 +140,8 @@ class MarksReader:
 
 def parse(raw: bytes) -> Line | None:
     """A line's mark, None when it is none."""
+    import json
+
     if len(raw) > MAX_LINE:
         return None
     try:

@@ -6,22 +6,18 @@ training as it was, and the report says what is missing (law 7).
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import math
 import os
-import secrets
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from math import isfinite as _is_finite
 from types import TracebackType
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
-from joulebook.errors import JoulebookError
-from joulebook.home import Home, find_home
 from joulebook.identity import RUN_ID, new_run_id
 from joulebook.marks import MarksWriter, as_json, members
-from joulebook.ranks import Job, bounded, job_of
+
+if TYPE_CHECKING:  # loaded by the first track, not by the import
+    from joulebook.ranks import Job
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,6 +44,10 @@ LABEL_VARIABLES: Final = {
 """Label -> the variable that sets it where an argument does not."""
 
 
+LARGEST: Final = 2**63 - 1
+"""Largest whole number that a row of the book holds."""
+
+
 class _Process:
     """The marks of this process: its open file and the runs that it is in. Opened anew after a fork.
 
@@ -55,37 +55,38 @@ class _Process:
     """
 
     def __init__(self, job: Job, *, role: str, labels: Mapping[str, Any], start_agent: bool) -> None:
+        from contextlib import suppress
+
+        from joulebook.errors import JoulebookError
+        from joulebook.home import find_home
         from joulebook.joining import marks_name, write_join
 
         self.pid = os.getpid()
         self.run_ids = [job.run_id]
         self.worker = role == "worker"
         self.children = 0
-        self.home: Home = find_home()
-        self._make_home()
-        self.marks = MarksWriter(self.home.marks / marks_name(job.run_id, self.pid, secrets.token_hex(4)))
+        self.home = find_home()
+        with suppress(JoulebookError):  # the writer counts what it cannot write
+            self.home.make()
+        self.marks = MarksWriter(self.home.marks / marks_name(job.run_id, self.pid, os.urandom(4).hex()))
         write_join(self.marks, job.run_id, role, labels, sys.argv, job.note)
         if start_agent and os.environ.get("JOULEBOOK_AGENT") != "off":
             from joulebook.launch import start_agent_quietly
 
             start_agent_quietly(self.home)
 
-    def _make_home(self) -> None:
-        try:
-            self.home.make()
-        except JoulebookError:
-            return  # the writer counts what it cannot write
-
 
 _process: _Process | None = None
 _joined: dict[tuple[int, str], int] = {}
 """Process and inherited run -> how many tracks of it there were: the first joins it, later ones are its children."""
 _jobs: dict[int, Job | None] = {}
-"""Process -> the job that its launcher made it a part of. Asked once: it may take a file."""
+"""Process -> the job that its launcher made it a part of, its id empty if unknown. Asked once: it may take a file."""
 
 
 def _inherited() -> Job | None:
     """The run that the process was born into: of its parent's track or ``joulebook run``, else of its launcher."""
+    from joulebook.ranks import Job, bounded, job_of
+
     if own := os.environ.get(RUN_ID):
         return Job(bounded(own))
     pid = os.getpid()
@@ -93,22 +94,21 @@ def _inherited() -> Job | None:
         _jobs.clear()
         try:
             _jobs[pid] = job_of()
-        except JoulebookError as error:
+        except Exception as error:  # noqa: BLE001  law 7
             # Without the job's id this process's joules would go to a run that the job's others are not in.
-            print(f"joulebook: {error.cause}: this process is not tracked\n  try: {error.remedy}", file=sys.stderr)
-            _jobs[pid] = _UNKNOWN
+            cause, remedy = getattr(error, "cause", error), getattr(error, "remedy", "set JOULEBOOK_RUN_ID")
+            print(f"joulebook: {cause}: this process is not tracked\n  try: {remedy}", file=sys.stderr)
+            _jobs[pid] = Job("")
     return _jobs[pid]
-
-
-_UNKNOWN: Final = Job("")
-"""The job of a process that has one whose id cannot be known."""
 
 
 def _run_to_join(inherited: Job | None, labels: Mapping[str, Any]) -> Job:
     """The run of a track that is in no other: the inherited one, a child of it if it is taken, or a new one."""
+    from joulebook.ranks import Job
+
     if inherited is None:
         return Job(new_run_id())
-    if inherited is _UNKNOWN:
+    if not inherited.run_id:
         return inherited
     key = os.getpid(), inherited.run_id
     seen = _joined[key] = _joined.get(key, 0) + 1
@@ -117,6 +117,10 @@ def _run_to_join(inherited: Job | None, labels: Mapping[str, Any]) -> Job:
 
 def child_id(parent: str, number: int, labels: Mapping[str, Any]) -> str:
     """Id of a child run: the same on every rank that counts its children alike."""
+    import hashlib
+
+    from joulebook.ranks import bounded
+
     return bounded(f"{parent}.{hashlib.sha256(as_json([parent, number, labels]).encode()).hexdigest()[:8]}")
 
 
@@ -129,16 +133,22 @@ def _current() -> _Process | None:
     process = _process
     if process is not None and process.pid == os.getpid():
         return process
-    inherited = Job(process.run_ids[-1]) if process is not None else _inherited()
+    inherited = _inherited() if process is None else _job_of_parent(process)
     # The run of a track or of ``joulebook run`` has its agent; that of a launcher may have none yet.
     alone = process is None and RUN_ID not in os.environ
     _process = None if inherited is None else _join(inherited, "worker", {}, start_agent=alone)
     return _process
 
 
+def _job_of_parent(process: _Process) -> Job:
+    from joulebook.ranks import Job
+
+    return Job(process.run_ids[-1])
+
+
 def _join(job: Job, role: str, labels: Mapping[str, Any], *, start_agent: bool) -> _Process | None:
     """The process's marks, opened for a run; None when even that fails, and the job goes on unmarked."""
-    if job is _UNKNOWN:
+    if not job.run_id:
         return None
     try:
         return _Process(job, role=role, labels=labels, start_agent=start_agent)
@@ -320,22 +330,39 @@ def log(
     process = _current()
     if process is None:
         return
-    kept: dict[str, float] = {}
-    dropped: list[str] = []
+    body = ""
+    if (number := _number(samples)) is not None:
+        body = f',"samples":{int(number)}'
+    if (number := _number(step)) is not None:
+        body += f',"step":{int(number)}'
+    if (number := _number(flops)) is not None:
+        body += f',"flops":{number!r}'
+    if split:
+        body += f',"split":{_text(split)}'
+    kept = dropped = ""
     for metric, value in quality.items():
-        number = _number(value)
-        if number is None:
-            dropped.append(metric)
+        if (number := _number(value)) is None:
+            dropped += f",{_text(metric)}"
         else:
-            kept[metric] = number
-    counted = {"samples": _number(samples), "flops": _number(flops), "step": _number(step)}
-    body = {key: value for key, value in counted.items() if value is not None}
-    for key in ("samples", "step"):
-        if key in body:
-            body[key] = int(body[key])
-    process.marks.write(
-        "log", members({**body, "split": split or None, "quality": kept or None, "dropped": dropped or None})
-    )
+            kept += f",{_text(metric)}:{number!r}"
+    if kept:
+        body += f',"quality":{{{kept[1:]}}}'
+    if dropped:
+        body += f',"dropped":[{dropped[1:]}]'
+    process.marks.write("log", body)
+
+
+_texts: dict[str, str] = {}
+
+
+def _text(text: str) -> str:
+    """A metric's or split's name as JSON; there are few, and each comes at every step."""
+    found = _texts.get(text)
+    if found is None:
+        if len(_texts) > 1000:
+            _texts.clear()
+        found = _texts[text] = as_json(str(text))
+    return found
 
 
 def is_given(value: Any) -> bool:
@@ -362,7 +389,7 @@ def ensemble_wire(ensemble: str | Mapping[str, Any]) -> dict[str, Any]:
         method = str(values.pop("method"))
     count = values.get("members")
     return {
-        "ensemble_id": str(values.get("ensemble_id") or values.get("id") or secrets.token_hex(4)),
+        "ensemble_id": str(values.get("ensemble_id") or values.get("id") or os.urandom(4).hex()),
         "method": method,
         "members": int(count) if isinstance(count, int | float) else None,
     }
@@ -382,8 +409,9 @@ def labels_from_environment(environ: Mapping[str, str] = os.environ) -> dict[str
         labels["parent_run_id"] = labels.pop("parent")
     if "seed" in found:
         del labels["seed"]
-        with contextlib.suppress(ValueError):
-            labels["seed"] = int(found["seed"])
+        text = found["seed"].strip()
+        if text.lstrip("+-").isdecimal():
+            labels["seed"] = int(text)
     return labels
 
 
@@ -394,6 +422,8 @@ def _spec(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _literal(text: str) -> Any:
+    import json
+
     try:
         return json.loads(text)
     except ValueError:
@@ -403,11 +433,15 @@ def _literal(text: str) -> Any:
 def _number(value: Any) -> float | None:
     if value is None:
         return None
+    if type(value) is int:
+        return value if -LARGEST <= value <= LARGEST else None
+    if type(value) is float:
+        return value if _is_finite(value) else None
     try:
         number = float(value)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         return None
-    return number if math.isfinite(number) else None
+    return number if _is_finite(number) else None
 
 
 def _synchronise(wanted: bool) -> str:
