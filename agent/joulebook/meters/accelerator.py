@@ -7,13 +7,11 @@ graphics inside a CPU, whose power is part of what others read. METHODS 1.6: TDP
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections.abc import Mapping, Sequence
 from ctypes import c_uint, c_void_p
-from dataclasses import dataclass, replace
-from importlib.resources import files
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -36,8 +34,11 @@ from joulebook.meters.nvml_use import Programs
 from joulebook.rows import Component, Method
 from joulebook.units import NS_PER_SECOND
 
+TABLE: Final = Path(__file__).parents[1] / "data" / "accelerator_power.csv"
+"""Model, vendor, design power, source; no field is quoted."""
 TDP_WATTS: Final = "JOULEBOOK_ACCELERATOR_TDP_WATTS"
 MOST_TDP_WATTS: Final = 5000.0
+OWN_LIMIT: Final = "the board's power limit"
 U_MODEL: Final = 0.40
 """Relative standard uncertainty of design power times utilisation (METHODS 1.6)."""
 STEP_NS: Final = NS_PER_SECOND
@@ -53,25 +54,18 @@ SENSORS: Final = ("power1_average", "power1_input", "energy1_input")
 CARD: Final = re.compile(r"card\d+")
 
 
-@dataclass(frozen=True, slots=True)
-class DesignPower:
-    """watts: at full utilisation.  note: where it is from, for every report."""
+def design_power(model: str, limit: float | None, environ: Mapping[str, str] = os.environ) -> tuple[float, str] | None:
+    """A board's power at full utilisation, W, and where that is from; None where nothing tells it.
 
-    watts: float
-    note: str
-
-
-def design_power(model: str, limit: float | None, environ: Mapping[str, str] = os.environ) -> DesignPower | None:
-    """The power of a board at full utilisation: declared, else its own limit, else the shipped table's.
-
-    limit: W, None where the board does not tell.  Raises MeterUnavailable where what is declared is no power.
+    Declared, else the board's own limit (W, None where it does not tell), else the shipped table.
+    Raises MeterUnavailable where what is declared is no power.
     """
     if (declared := environ.get(TDP_WATTS)) is not None:
-        return DesignPower(_declared(declared), "declared")
+        return _declared(declared), "declared"
     if limit is not None and 0 < limit <= MOST_TDP_WATTS:
-        return DesignPower(limit, "the board's power limit")
+        return limit, OWN_LIMIT
     listed = _listed(model)
-    return None if listed is None else DesignPower(listed, "table")
+    return None if listed is None else (listed, "table")
 
 
 def _declared(text: str) -> float:
@@ -91,15 +85,15 @@ def _words(model: str) -> frozenset[str]:
 
 def _listed(model: str) -> float | None:
     """Design power of exactly that model in the shipped table, W."""
-    table = files("joulebook") / "data" / "accelerator_power.csv"
-    with table.open(encoding="utf-8") as file:
-        return next(
-            (float(row["tdp_w"]) for row in csv.DictReader(file) if _words(row["model"]) == _words(model)), None
-        )
+    words = _words(model)
+    with TABLE.open(encoding="utf-8") as file:
+        rows = (line.split(",") for line in file)
+        return next((float(row[2]) for row in rows if _words(row[0]) == words), None)
 
 
-def modelled(device_id: str, model: str, power: DesignPower, covers: Sequence[str]) -> Device:
-    """The device of a board that is modelled. covers: its names."""
+def modelled(device_id: str, model: str, power: tuple[float, str], covers: Sequence[str]) -> Device:
+    """The device of a board that is modelled. power: see ``design_power``.  covers: its names."""
+    watts, source = power
     return Device(
         device_id=device_id,
         component=Component.GPU,
@@ -107,23 +101,23 @@ def modelled(device_id: str, model: str, power: DesignPower, covers: Sequence[st
         u_common=U_MODEL,
         u_common_key=f"accelerator:{model}",
         step_ns=STEP_NS,
-        most_watts=LIMIT_MARGIN * power.watts,
+        most_watts=LIMIT_MARGIN * watts,
         averaged=True,
         covers=covers[0] if covers else "",
         covers_also=tuple(covers[1:]),
         model=model,
-        limit_watts=power.watts if power.note == "the board's power limit" else None,
-        note=f"modelled: design power {power.watts:g} W ({power.note}) x utilisation",
+        limit_watts=watts if source == OWN_LIMIT else None,
+        note=f"modelled: design power {watts:g} W ({source}) x utilisation",
     )
 
 
-@dataclass(frozen=True, slots=True)
 class BusyFile:
     """A board that shows its utilisation in sysfs, percent."""
 
-    device: Device
-    file: Path
-    design_watts: float
+    def __init__(self, device: Device, file: Path, design_watts: float) -> None:
+        self.device = device
+        self.file = file
+        self.design_watts = design_watts
 
     def read(self) -> Reading:
         """Design power times utilisation. Raises OSError, or ValueError where the file holds no percentage."""
@@ -230,7 +224,7 @@ def _silent_board(library: Library, index: int, programs: Programs, left_out: li
         if power is None:
             left_out.append(LeftOut(f"GPU {index} ({model or 'unknown GPU'})", NO_TDP, DECLARE))
             return None
-        board = make_board(library, handle, Source.UTILISATION, programs, power.watts)
+        board = make_board(library, handle, Source.UTILISATION, programs, power[0])
     except NvmlError:
         return None  # what does not answer at all is told by the nvml meter
     device = modelled(board.device_id, board.device.model, power, board.device.names)
@@ -273,7 +267,7 @@ def _busy_files(roots: Roots, left_out: list[LeftOut]) -> list[BusyFile]:
             left_out.append(LeftOut(f"{card.name} ({model or 'unknown board'})", NO_TDP, DECLARE))
             continue
         device = modelled(f"accelerator:{address}", model or "unknown board", power, [f"gpu:{address}"])
-        found.append(BusyFile(device, place / "gpu_busy_percent", power.watts))
+        found.append(BusyFile(device, place / "gpu_busy_percent", power[0]))
     return found
 
 

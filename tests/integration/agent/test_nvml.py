@@ -10,7 +10,7 @@ import pytest
 from joulebook.counters import Step, difference
 from joulebook.errors import JoulebookError
 from joulebook.meters import MeterAbsent, MeterUnavailable, Reading, Roots
-from joulebook.meters.nvml import MIG_NOTE, Nvml, open_nvml
+from joulebook.meters.nvml import MIG_NOTE, PART_TIME_NOTE, Nvml, open_nvml
 from joulebook.rows import Method
 from joulebook.simulate import truth
 from joulebook.simulate.curve import parse_curve
@@ -124,6 +124,52 @@ def test_power_is_a_mean_of_one_second_from_ampere_on_except_ga100(
     assert device.averaged is averaged
     assert device.step_ns == (1_000_000_000 if averaged else 100_000_000)
     assert power in ((200_000,) if averaged else (0, 400_000))
+
+
+@pytest.mark.parametrize(("architecture", "averaged"), [("volta", False), ("ga100", False), ("hopper", True)])
+def test_drivers_without_power_fields_are_asked_for_power_as_such(
+    board: Board, architecture: str, averaged: bool
+) -> None:
+    """What it means is told by the chip then."""
+    gpu = Gpu(
+        "GPU-a", parse_curve("square:0,400,0.2"), energy_counter=False, power_fields=False, architecture=architecture
+    )
+    board.write(gpu, step_ms=0)
+    meter = board.open()
+    device, power = meter.devices[0], by_id(meter)["GPU-a"].power_milliwatts
+    meter.close()
+    assert device.averaged is averaged
+    assert power in ((200_000,) if averaged else (0, 400_000))
+
+
+def test_a_power_field_that_is_refused_within_an_answer_is_no_reading(board: Board) -> None:
+    """nvmlDeviceGetFieldValues succeeds as a whole and says of each field whether it did."""
+    board.write(Gpu("GPU-a", STEADY, energy_counter=False), Gpu("GPU-b", STEADY))
+    meter = board.open()
+    board.write(Gpu("GPU-a", STEADY, energy_counter=False, power=False), Gpu("GPU-b", STEADY))
+    assert set(by_id(meter)) == {"GPU-b"}
+    meter.close()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "counted", "part_time"),
+    [("ga100", False, True), ("hopper", False, True), ("ampere", False, False), ("hopper", True, False)],
+)
+def test_polled_power_of_a_part_time_sensor_says_so(
+    board: Board, architecture: str, counted: bool, part_time: bool
+) -> None:
+    board.write(Gpu("GPU-a", STEADY, energy_counter=counted, architecture=architecture))
+    meter = board.open()
+    note = meter.devices[0].note
+    meter.close()
+    assert (PART_TIME_NOTE in note) is part_time
+
+
+def test_a_board_is_known_by_its_uuid_and_its_address(board: Board) -> None:
+    board.write(Gpu("GPU-a", STEADY))
+    meter = board.open()
+    assert meter.devices[0].names == ("gpu:GPU-a", "gpu:0000:10:00.0")
+    meter.close()
 
 
 @pytest.mark.parametrize("error", ["lost", "permission", "unsupported", "999"])
