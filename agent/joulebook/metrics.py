@@ -151,6 +151,14 @@ OUTBOX_AGE: Final = Metric(
     "joulebook_outbox_oldest_row_age_seconds", Kind.GAUGE, "Age of the oldest waiting row; absent when none waits."
 )
 OUTBOX_WRITABLE: Final = Metric("joulebook_outbox_writable", Kind.GAUGE, "1 if the disk took the last rows.")
+MERGED_SPANS: Final = Metric(
+    "joulebook_outbox_merged_spans_total",
+    Kind.COUNTER,
+    "Spans that became part of a longer one because the outbox was full.",
+)
+REFUSED_ROWS: Final = Metric(
+    "joulebook_outbox_refused_rows_total", Kind.COUNTER, "Rows that a collector refused; they are kept."
+)
 LOST_ROWS: Final = Metric("joulebook_lost_rows_total", Kind.COUNTER, "Rows given up because disk and memory were full.")
 AGENT_CPU: Final = Metric("joulebook_agent_cpu_seconds_total", Kind.COUNTER, "CPU time of the agent itself.")
 AGENT_MEMORY: Final = Metric(
@@ -271,6 +279,8 @@ _SAMPLES: Final[dict[str, Callable[[_Now], Sequence[Sample]]]] = {
     OUTBOX_SIZE.name: lambda now: _one(now.snapshot.outbox.bytes),
     OUTBOX_AGE.name: _outbox_age,
     OUTBOX_WRITABLE.name: lambda now: _one(now.snapshot.outbox.writable),
+    MERGED_SPANS.name: lambda now: _one(now.snapshot.outbox.merged_spans),
+    REFUSED_ROWS.name: lambda now: _one(now.snapshot.outbox.refused_rows),
     LOST_ROWS.name: lambda now: _one(now.snapshot.outbox.lost_rows),
     AGENT_CPU.name: lambda now: _one(now.own.cpu_seconds),
     AGENT_MEMORY.name: lambda now: _one(now.own.resident_bytes),
