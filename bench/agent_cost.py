@@ -3,9 +3,10 @@
     python bench/agent_cost.py [SECONDS] [--warm SECONDS] [--peers PYTHON] [--json FILE]
 
 In the same seconds: the floors (a Python process that only sleeps; one that also reads the same counters) and, where
-PYTHON has them (bench/peers.txt), other tools at 1 Hz. The agents keep their outbox on, and run no exporter and no
-shipping. CPU time is the kernel's own count of each process, nanoseconds; the driver's cost is a simulated library's,
-not a real one's. Warm-up lasts until the agents' rows have begun to become final: grace is 30 s.
+PYTHON has them (bench/peers.txt), other tools at 1 Hz. The agents keep their outbox on, and run neither exporter nor
+shipping (a scrape is counted apart, in bench/scrape.py). CPU time is the kernel's own count of each process in
+nanoseconds; the driver's cost is a simulated library's, not a real one's. Warm-up lasts until the agents' rows have
+begun to become final: grace is 30 s.
 """
 
 import sys
@@ -22,7 +23,6 @@ from joulebook.simulate import truth
 HERE = Path(__file__).parent / "benching"
 SLICES = 5
 RANKS, CHILDREN = 8, 4
-SCRAPE = "a scrape is counted apart: bench/scrape.py"
 
 
 @dataclass
@@ -161,7 +161,6 @@ def main() -> None:
     )
     given = options.parse_args()
     rows = idle(given.seconds, given.warm, given.peers) + with_run(given.seconds, given.warm)
-    rows.append(Row("CPU per scrape of 150 series", "joulebook agent", None, "ms", most=5, note=SCRAPE))
     tell(rows, given.json)
 
 

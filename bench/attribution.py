@@ -4,8 +4,8 @@
 
 Four runs share two simulated packages under the policy `utilisation`; each process keeps a processor busy for its own
 part of the time and takes its CPU time from getrusage. Among the four: each one's part of their joules against its
-part of their CPU time, whatever else the machine does. Of the machine: each one's joules against those due to it span by
-span, from its own clock and the machine's, which this bench samples four times a second.
+part of their CPU time, whatever else the machine does. Of the machine: each one's joules against those due to it span
+by span, from its own clock and the machine's, which this bench samples four times a second.
 """
 
 import json

@@ -57,6 +57,8 @@ def random_curve(rng: np.random.Generator, component: Component, seconds: float)
                 np.linspace(low, high, len(knots))
                 + 100 * (rng.random(len(knots) // 25 + 1) < 0.1).repeat(25)[: len(knots)]
             )
+    inside = knots < seconds
+    knots, watts = knots[inside], watts[inside]
     joules = np.concatenate([[0.0], np.cumsum(watts * np.diff(np.append(knots, seconds)))])
     return Curve(np.append(knots, seconds), joules)
 
