@@ -34,7 +34,7 @@ VENDOR: Final = "0x1002"
 TWO_DIES: Final = ("0x7408", "0x740c")
 """MI250X and MI250: two dies in a package, each a GPU of its own to the driver."""
 MI300A: Final = "0x74a0"
-"""CPU and GPU in one package, whose power is that of both."""
+"""A GPU with CPU cores in its package, whose power is that of both."""
 
 U_GAIN: Final = 0.05
 """Of a counter that has agreed with power, shared by all GPUs of a model (METHODS 1.6)."""
@@ -53,7 +53,7 @@ POLLED: Final = "power polled, loads that vary faster than it are aliased"
 NO_COUNTER_NOTE: Final = f"no energy counter: {POLLED}"
 TRIAL_NOTE: Final = "energy counter not validated yet: power polled until it agrees"
 DISAGREES_NOTE: Final = f"energy counter disagrees with power: {POLLED}"
-APU_NOTE: Final = "power of the whole chip, CPU included"
+WHOLE_NOTE: Final = "power of the whole chip, CPU and GPU"
 SECOND_DIE: Final = "second die of a package: the first die's power is that of both"
 
 
@@ -142,7 +142,11 @@ class NotRead(Exception):
 
 
 def open_card(place: Path, driver: str, smi: AmdSmi) -> tuple[Card, Device]:
-    """The card at that PCI device. smi: asked for a counter where the driver shows none.  Raises NotRead."""
+    """The card at that PCI device. smi: asked for a counter where the driver shows none.  Raises NotRead.
+
+    The graphics of a processor (APU) tell the package's power: as with RAPL's package that is the CPU's.  A GPU's id
+    goes beyond its machine: without one of its own it takes the machine's, which stands before all others anyway.
+    """
     pci, chip = address(place), text_of(place / "device")
     limits = [number_of(path) or 0 for path in place.glob("hwmon/hwmon*/power1_cap*")]
     cap = next((number_of(path) for path in place.glob("hwmon/hwmon*/power1_cap")), None)
@@ -150,36 +154,37 @@ def open_card(place: Path, driver: str, smi: AmdSmi) -> tuple[Card, Device]:
     power = _power_file(place, chip)
     unique = text_of(place / "unique_id").lower()
     known = bool(re.fullmatch(r"[0-9a-f]+", unique)) and bool(int(unique, 16))
-    apu = chip == MI300A or _is_apu(place)
-    socket = number_of(place / "numa_node") or 0
+    apu = _is_apu(place)
+    gpu_names = (f"gpu:{pci}", *((f"gpu:{unique}",) if known else ()))
+    cpu_name = (f"cpu:{number_of(place / 'numa_node') or 0}",)
+    names = (*cpu_name, *gpu_names) if apu else (*gpu_names, *(cpu_name if chip == MI300A else ()))
     model = text_of(place / "product_name") or f"AMD GPU {VENDOR[2:]}:{chip.removeprefix('0x') or 'unknown'}"
     counter = _counter(place, chip) or _smi_counter(smi, pci)
-    apu_note = APU_NOTE if apu else ""
+    whole = WHOLE_NOTE if apu or chip == MI300A else ""
     device = Device(
-        # A GPU's id goes beyond its machine: without one of its own it takes the machine's.
-        device_id=f"amdgpu:{unique}" if known else f"amdgpu:{machine_id()}/{pci}",
-        component=Component.GPU,
+        device_id=f"amdgpu:{unique if known else pci if apu else f'{machine_id()}/{pci}'}",
+        component=Component.CPU if apu else Component.GPU,
         method=Method.INTEGRATED,
         u_common=U_GAIN,
         u_common_key=f"amdgpu:{model}",
         u_indep=U_POLLED,
         step_ns=POWER_STEP_NS,
         most_watts=most_watts,
-        covers=f"gpu:{pci}",
-        covers_also=(*((f"gpu:{unique}",) if known else ()), *((f"cpu:{socket}",) if apu else ())),
+        covers=names[0],
+        covers_also=names[1:],
         model=model,
         driver=driver,
         limit_watts=cap / 1e6 if cap else None,
-        note=notes(NO_COUNTER_NOTE if counter is None else TRIAL_NOTE, apu_note),
+        note=notes(NO_COUNTER_NOTE if counter is None else TRIAL_NOTE, whole),
     )
-    card = Card(device.device_id, pci, most_watts, power, dies=(pci,), two_dies=chip in TWO_DIES)
-    card.polled = replace(device, note=notes(DISAGREES_NOTE, apu_note))
+    card = Card(device.device_id, pci, most_watts, power, dies=() if apu else (pci,), two_dies=chip in TWO_DIES)
+    card.polled = replace(device, note=notes(DISAGREES_NOTE, whole))
     if counter is not None:
         card.counter, wraps_at = counter
         card.trial = Trial()
         card.counted = replace(
             device, method=Method.COUNTER, u_indep=0.0, step_ns=COUNTER_STEP_NS, wraps_at_microjoules=wraps_at,
-            note=apu_note,
+            note=whole,
         )  # fmt: skip
     return card, device
 

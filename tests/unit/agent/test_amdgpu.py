@@ -14,15 +14,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from joulebook.clock import boottime_ns
 from joulebook.history import DeviceHistory
-from joulebook.meters import Device, MeterAbsent, MeterUnavailable, Reading, Roots
+from joulebook.meters import Device, MeterAbsent, MeterUnavailable, Reading, Roots, open_meters
 from joulebook.meters.amdgpu import AmdGpu, open_amdgpu
-from joulebook.meters.amdgpu_card import DISAGREES_NOTE, NO_COUNTER_NOTE, SECOND_DIE, TRIAL_NOTE
+from joulebook.meters.amdgpu_card import DISAGREES_NOTE, NO_COUNTER_NOTE, SECOND_DIE, TRIAL_NOTE, WHOLE_NOTE
 from joulebook.meters.gpu_metrics import ENERGY_AT, energy_counts, microjoules, revision
 from joulebook.meters.kfd import INSTANT_NOTE
 from joulebook.rows import Component, Method
 from joulebook.simulate.amdgpu import AmdGpuTree, GpuProcess, SimulatedCard, gpu_id
 from joulebook.simulate.curve import parse_curve
 from joulebook.simulate.moving import Fault
+from joulebook.simulate.powercap import PowercapTree, domains
 
 STEP_NS = 100_000_000
 CURVE = parse_curve("constant:100")
@@ -282,14 +283,36 @@ def test_dies_that_cannot_be_joined_leave_their_packages_without_processes(
     meter.close()
 
 
-def test_a_chip_with_a_cpu_covers_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rapl", [False, True])
+def test_graphics_of_a_processor_are_its_package_and_count_once(
+    rapl: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     machine = Machine(tmp_path, monkeypatch, SimulatedCard(CURVE, counter="none"))
+    (machine.device / "unique_id").unlink()
     (machine.device / "gpu_metrics").write_bytes(struct.pack("<HBB", 120, 2, 3) + bytes(116))
+    if rapl:
+        PowercapTree(machine.roots.sys, domains([CURVE], boottime_ns(), dram=False)).close()
+    meters, _ = open_meters(["rapl", "amdgpu", "model"], Roots(Path("/proc"), machine.roots.sys))
+    counted = {device.device_id: device for meter in meters for device in meter.devices}
+    for meter in meters:
+        meter.close()
+    # Neither RAPL nor the model counts the package a second time.
+    own = "rapl:package-0" if rapl else "amdgpu:0000:c1:00.0"
+    assert counted.keys() == {own, "model:dram"}
+    assert (counted[own].component, counted[own].covers) == (Component.CPU, "cpu:0")
+    assert rapl or WHOLE_NOTE in counted[own].note
+
+
+def test_a_gpu_with_cpu_cores_covers_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(tmp_path, monkeypatch, SimulatedCard(CURVE))
+    (machine.device / "device").write_text("0x74a0\n")
+    (machine.device / "numa_node").write_text("2\n")
     meter = open_amdgpu(machine.roots)
     device = only(meter)
     meter.close()
-    assert "cpu:0" in device.names
-    assert "CPU included" in device.note
+    assert device.component is Component.GPU
+    assert device.names == ("gpu:0000:c1:00.0", "gpu:a3d0000000000000", "cpu:2")
+    assert WHOLE_NOTE in device.note
 
 
 def test_a_card_without_a_serial_number_is_named_by_its_machine(
