@@ -8,18 +8,24 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from joulebook.home import Home
+from joulebook.locks import is_locked
 from joulebook.marks import SUFFIX, Line, MarksReader
+from joulebook.namespaces import numbers_are_ours, pid_here
 from joulebook.processes import read_stat
 from joulebook.timeline import Timeline
+
+UNSEEN: Final = "a process of it runs where its agent cannot see it: its CPU time is not known"
 
 
 @dataclass(slots=True)
 class MarksFile:
-    """One process's marks. key: the file's name.  pidfd: readable once the process is gone, -1 when not held.
+    """One process's marks. key: the file's name.  pid: its number here, 0 when it is not to be seen from here.
 
-    seen_alive: this agent saw the process live, so that it knows when it went.
+    pidfd: readable once the process is gone, -1 when not held.  seen_alive: this agent saw the process live, so
+    that it knows when it went.
     """
 
     key: str
@@ -27,6 +33,7 @@ class MarksFile:
     timeline: Timeline = field(default_factory=Timeline)
     run_id: str = ""
     pid: int = 0
+    pid_namespace: int | None = None
     rank: int | None = None
     role: str = ""
     joined: bool = False
@@ -73,8 +80,9 @@ class MarksFile:
         self.joined = True
         self.run_id = str(values.get("run", ""))
         self.pid = int(values.get("pid") or 0)
-        rank = values.get("rank")
-        self.rank = rank if isinstance(rank, int) else None
+        self.pid_namespace = _whole(values.get("pid_ns"))
+        self.started_ticks = _whole(values.get("started_ticks"))
+        self.rank = _whole(values.get("rank"))
         self.role = str(values.get("role", ""))
         self.machine_id, self.boot_id = str(values.get("machine", "")), str(values.get("boot", ""))
 
@@ -116,6 +124,8 @@ class MarksFolder:
             if name not in self.files and file.run_id:
                 self.files[name] = file
                 self._watch(file)
+                if not file.pid and lines:
+                    lines = [_unseen(line) if line.kind == "join" else line for line in lines]
             if name in self.files and (lines or len(file.reader.corrupt) > damage):
                 yield file, lines
 
@@ -137,15 +147,28 @@ class MarksFolder:
             file.machine_id, file.boot_id = self.machine_id, self.boot_id
 
     def _watch(self, file: MarksFile) -> None:
-        stat = read_stat(self.proc, file.pid)
-        if file.boot_id != self.boot_id or stat is None or stat.state == "Z":
-            file.gone = True
+        pid = pid_here(self.proc, file.pid_namespace, file.pid, file.started_ticks) if self._is_now(file) else None
+        stat = None if pid is None else read_stat(self.proc, pid)
+        if pid is None or stat is None or stat.state == "Z":
+            file.seen_alive = self._is_now(file) and self._is_held(file)
+            file.gone = not file.seen_alive
+            file.pid = 0 if file.seen_alive else file.pid
             return
-        file.started_ticks, file.seen_alive = stat.started_ticks, True
+        file.pid, file.started_ticks, file.seen_alive = pid, stat.started_ticks, True
         try:
-            file.pidfd = os.pidfd_open(file.pid)
+            file.pidfd = os.pidfd_open(pid) if numbers_are_ours(self.proc) else -1
         except OSError:
             file.pidfd = -1
+
+    def _is_now(self, file: MarksFile) -> bool:
+        return file.boot_id == self.boot_id
+
+    def _is_held(self, file: MarksFile) -> bool:
+        """True while the process that cannot be seen from here has its file open."""
+        try:
+            return is_locked(self.home.marks / file.key, 0)
+        except OSError:
+            return False
 
     def newly_gone(self) -> list[MarksFile]:
         """Files whose process has ended since the last call."""
@@ -156,6 +179,8 @@ class MarksFolder:
         return gone
 
     def _alive(self, file: MarksFile) -> bool:
+        if not file.pid:
+            return self._is_held(file)
         if file.pidfd >= 0:
             poll = select.poll()
             poll.register(file.pidfd, select.POLLIN)
@@ -180,3 +205,12 @@ class MarksFolder:
             path.rename(aside / key)
         else:
             path.unlink(missing_ok=True)
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _unseen(line: Line) -> Line:
+    """The join of a process that is not to be seen from here, with what a report must say of it."""
+    return line._replace(values={"note": UNSEEN, **line.values})

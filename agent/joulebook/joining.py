@@ -35,6 +35,7 @@ def write_join(
         "machine": machine_id(),
         "boot": boot_id(),
         "pid_ns": _pid_namespace(),
+        "started_ticks": _started_ticks(),
         "cgroup": _cgroup(),
         "rank": place.rank,
         "world_size": place.world_size,
@@ -63,6 +64,15 @@ def _pid_namespace() -> int | None:
     try:
         return os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116
     except OSError:
+        return None
+
+
+def _started_ticks() -> int | None:
+    """When the process started, in clock ticks after boot: the same number in every namespace."""
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
         return None
 
 

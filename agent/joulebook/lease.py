@@ -8,21 +8,18 @@ while RUNS is held its mark will be seen, and else a new agent is due, who waits
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import struct
 from pathlib import Path
 from typing import Any, Final
 
 from joulebook.errors import JoulebookError
 from joulebook.home import Home
 from joulebook.identity import boot_id
+from joulebook.locks import is_locked, lock, unlock
 
 METERS: Final = 0
 RUNS: Final = 1
-_FLOCK: Final = "hhqqi4x"
-"""struct flock: type, whence, start, length, pid."""
 
 
 def safe_name(text: str) -> str:
@@ -68,11 +65,11 @@ class Lease:
 
     def take_runs(self) -> None:
         """From now on a join mark written before it was asked is seen by this agent."""
-        _lock(self._fd, RUNS, fcntl.F_WRLCK)
+        lock(self._fd, RUNS)
 
     def refuse_runs(self) -> None:
         """Whoever joins from now on starts another agent."""
-        _lock(self._fd, RUNS, fcntl.F_UNLCK)
+        unlock(self._fd, RUNS)
 
     def close(self) -> None:
         """Let go."""
@@ -95,7 +92,7 @@ def take_lease(home: Home) -> Lease | None:
             f"cannot open {path}: {error.strerror}", "run the agent as the user who made it, or as root"
         ) from error
     try:
-        _lock(fd, METERS, fcntl.F_WRLCK)
+        lock(fd, METERS)
     except BlockingIOError:
         os.close(fd)
         return None
@@ -110,25 +107,14 @@ def take_lease(home: Home) -> Lease | None:
 def lease_is_held(home: Home, byte: int = METERS) -> bool:
     """True while a process holds that byte of the lease. Nothing is taken, so nobody is kept from taking it."""
     try:
-        fd = os.open(lease_path(home), os.O_RDONLY | os.O_CLOEXEC)
+        return is_locked(lease_path(home), byte)
     except FileNotFoundError:
         return False
-    try:
-        wanted = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
-        found: int = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_OFD_GETLK, wanted))[0]
-    finally:
-        os.close(fd)
-    return found != fcntl.F_UNLCK
 
 
 def runs_are_taken(home: Home) -> bool:
     """True while an agent of this machine takes new runs: a join mark written before is seen by it."""
     return lease_is_held(home, RUNS)
-
-
-def _lock(fd: int, byte: int, kind: int) -> None:
-    # Locks of the open file description, not of the process: closing another descriptor of the file keeps them.
-    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, kind, os.SEEK_SET, byte, 1, 0))
 
 
 def write_status(home: Home, machine_id: str, status: dict[str, Any]) -> None:

@@ -24,9 +24,12 @@ _CPU: Final = time.CLOCK_PROCESS_CPUTIME_ID
 
 
 class MarksWriter:
-    """Appends marks. An error of the file system is counted and never raised: the job goes on (law 7)."""
+    """Appends marks. An error of the file system is counted and never raised: the job goes on (law 7).
 
-    def __init__(self, path: Path) -> None:
+    held: lock the file while it is open, so that an agent which cannot see the process knows that it lives.
+    """
+
+    def __init__(self, path: Path, *, held: bool = False) -> None:
         self.pid = os.getpid()
         self.lost = 0
         self._n = 0
@@ -35,6 +38,16 @@ class MarksWriter:
             self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError:
             self.lost += 1
+        if held:
+            self._hold()
+
+    def _hold(self) -> None:
+        from contextlib import suppress
+
+        from joulebook.locks import lock
+
+        with suppress(OSError):  # no locks there: then the process must be seen to be known to live
+            lock(self._fd, 0)
 
     def write(self, kind: str, body: str = "") -> int:
         """Append one mark, timed now. body: ready JSON members, each beginning with a comma. Returns its number."""

@@ -159,7 +159,8 @@ def _prepare(labels: dict[str, Any], command: tuple[str, ...]) -> Launcher | Non
         return None
     # Under a track or another ``joulebook run`` a run of its own; under a launcher of many processes, theirs.
     job = (None if os.environ.get(RUN_ID) else job_of()) or Job(new_run_id())
-    marks = MarksWriter(home.marks / marks_name(job.run_id, os.getpid(), f"launcher-{secrets.token_hex(4)}"))
+    name = marks_name(job.run_id, os.getpid(), f"launcher-{secrets.token_hex(4)}")
+    marks = MarksWriter(home.marks / name, held=home.shared is not None)
     write_join(marks, job.run_id, "launcher", labels, command, job.note)
     try:
         status = wait_for_run(home, job.run_id, "open", METER_SECONDS)

@@ -68,7 +68,8 @@ class _Process:
         self.home = find_home()
         with suppress(JoulebookError):  # the writer counts what it cannot write
             self.home.make()
-        self.marks = MarksWriter(self.home.marks / marks_name(job.run_id, self.pid, os.urandom(4).hex()))
+        name = marks_name(job.run_id, self.pid, os.urandom(4).hex())
+        self.marks = MarksWriter(self.home.marks / name, held=self.home.shared is not None)
         write_join(self.marks, job.run_id, role, labels, sys.argv, job.note)
         if start_agent and os.environ.get("JOULEBOOK_AGENT") != "off":
             from joulebook.launch import start_agent_quietly
