@@ -52,17 +52,18 @@ class Kfd:
         None for all users of a GPU where the driver does not say, or where nobody computes at this instant.
         """
         occupied: dict[str, dict[int, float | None]] = defaultdict(dict)
-        for place in _numbered(self._processes):
+        for process in _numbered(self._processes):
+            place, pid = str(process), int(process.name)
             for node in self.nodes:
-                if number_of(place / f"vram_{node.gpu_id}"):
+                if number_of(f"{place}/vram_{node.gpu_id}"):
                     part = self._fraction(place, node)
-                    before = occupied[node.pci].get(int(place.name), 0.0)
-                    occupied[node.pci][int(place.name)] = None if part is None or before is None else before + part
+                    before = occupied[node.pci].get(pid, 0.0)
+                    occupied[node.pci][pid] = None if part is None or before is None else before + part
         return {pci: _told(pids) for pci, pids in occupied.items()}
 
-    def _fraction(self, place: Path, node: Node) -> float | None:
+    def _fraction(self, place: str, node: Node) -> float | None:
         units = self._units[node.pci]
-        busy = number_of(place / f"stats_{node.gpu_id}" / "cu_occupancy")
+        busy = number_of(f"{place}/stats_{node.gpu_id}/cu_occupancy")
         return min(1.0, busy / units) if busy is not None and units else None
 
     def package_of(self, pci: str) -> str | None:

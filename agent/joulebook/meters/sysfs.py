@@ -82,7 +82,16 @@ def text_of(path: Path) -> str:
     return "".join(c for c in line if c.isprintable() and c != "\ufffd")[:MOST_TEXT].strip()
 
 
-def number_of(path: Path) -> int | None:
+def number_of(path: Path | str) -> int | None:
     """The whole number, >= 0, of a file's first line; None where there is none."""
-    word = text_of(path)
-    return int(word) if word.isascii() and word.isdigit() else None
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        word = os.read(fd, MOST_TEXT).split(b"\n", 1)[0].strip()
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return int(word) if word.isdigit() else None
