@@ -204,8 +204,11 @@ class Library:
         return filled
 
     def processes(self, name: str, handle: c_void_p) -> Sequence[int]:
-        """Pids of a list of processes."""
-        ask = self.function(name)
+        """Pids of a list of processes. name: without its version; drivers before 510 have version 2 of the same."""
+        try:
+            ask = self.function(f"{name}_v3")
+        except NvmlError:
+            ask = self.function(f"{name}_v2")
         return [entry.pid for entry in self._listed(Process, lambda room, count: ask(handle, count, room))]
 
     def samples(self, handle: c_void_p, seen_us: int) -> Sequence[tuple[int, int, int]]:

@@ -95,17 +95,23 @@ def mean_utilisation(samples: Sequence[tuple[int, int, float]], begin_us: int, e
     """
     if not samples:
         return {}
-    steps: dict[int, list[tuple[int, int, float]]] = {}
+    steps: list[tuple[int, int, int, float]] = []
+    until = {pid: begin_us for pid, _, _ in samples}
+    together = {begin_us: 0.0}
     for pid, at_us, used in sorted(samples, key=lambda sample: sample[1]):
-        own = steps.setdefault(pid, [])
-        own.append((own[-1][1] if own else begin_us, at_us, used))
-    edges = sorted({begin_us, *(at_us for _, at_us, _ in samples if at_us > begin_us)})
-    busy_us = dict.fromkeys(steps, 0.0)
-    for a, b in pairwise(edges):
-        used_now = {pid: used for pid, own in steps.items() for start, end, used in own if start <= a and b <= end}
-        scale = (b - a) / max(1.0, sum(used_now.values()))
-        for pid, used in used_now.items():
-            busy_us[pid] += used * scale
+        if at_us > until[pid]:
+            steps.append((pid, until[pid], at_us, used))
+            together[until[pid]] = together.get(until[pid], 0.0) + used
+            together[at_us] = together.get(at_us, 0.0) - used
+            until[pid] = at_us
+    # Microseconds since the beginning, each counted as the part of it that its processes' sum leaves to each.
+    scaled, level = {begin_us: 0.0}, 0.0
+    for a, b in pairwise(sorted(together)):
+        level += together[a]
+        scaled[b] = scaled[a] + (b - a) / max(1.0, level)
+    busy_us = dict.fromkeys(until, 0.0)
+    for pid, start, end, used in steps:
+        busy_us[pid] += used * (scaled[end] - scaled[start])
     return {pid: busy / max(1, end_us - begin_us) for pid, busy in busy_us.items()}
 
 
@@ -220,11 +226,11 @@ class Users:
 
     def _running(self, handle: c_void_p) -> tuple[set[int], bool]:
         """Processes that compute for themselves on a board or slice, and whether MPS runs them side by side."""
-        pids = set(self.library.processes("nvmlDeviceGetComputeRunningProcesses_v3", handle))
+        pids = set(self.library.processes("nvmlDeviceGetComputeRunningProcesses", handle))
         clients: set[int] = set()
         for name, into in (
-            ("nvmlDeviceGetGraphicsRunningProcesses_v3", pids),
-            ("nvmlDeviceGetMPSComputeRunningProcesses_v3", clients),
+            ("nvmlDeviceGetGraphicsRunningProcesses", pids),
+            ("nvmlDeviceGetMPSComputeRunningProcesses", clients),
         ):
             try:
                 into |= set(self.library.processes(name, handle))

@@ -12,7 +12,16 @@ from joulebook.meters import Busy, Roots, nvml_use
 from joulebook.meters.nvml import MIG_NOTE, Nvml, open_nvml
 from joulebook.meters.nvml_use import MPS_EQUAL_NOTE, MPS_NOTE, SEVENTHS_NOTE
 from joulebook.simulate.curve import parse_curve
-from joulebook.simulate.nvml import Gpu, GpuProcess, GpuSlice, build_library, environment, write_gpus
+from joulebook.simulate.nvml import (
+    C_SOURCE,
+    Gpu,
+    GpuProcess,
+    GpuSlice,
+    build_library,
+    compiler,
+    environment,
+    write_gpus,
+)
 
 STEADY = parse_curve("constant:200")
 SECOND = 1_000_000_000
@@ -122,6 +131,21 @@ def test_a_list_longer_than_expected_is_read_whole(bench: Bench) -> None:
     bench.write(Gpu("GPU-a", STEADY, processes=processes))
     time.sleep(0.05)
     assert use_of(meter).pids == {pid: pytest.approx(0.01) for pid in range(101, 201)}
+    meter.close()
+
+
+def test_a_driver_that_lists_processes_in_the_older_way_is_asked_in_it(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tmp_path / "old.so"
+    lists = [f"nvmlDeviceGet{kind}RunningProcesses" for kind in ("Compute", "Graphics", "MPSCompute")]
+    renamed = [f"-D{name}_v3={name}_v2" for name in lists]
+    command = [*compiler(), "-shared", "-fPIC", "-std=gnu11", *renamed, "-o", str(old), str(C_SOURCE), "-lm"]
+    subprocess.run(command, check=True)
+    monkeypatch.setenv("JOULEBOOK_NVML_LIBRARY", str(old))
+    meter = bench.open(Gpu("GPU-a", STEADY, processes=(GpuProcess(101, 1, 50),)))
+    time.sleep(0.05)
+    assert use_of(meter).pids == {101: pytest.approx(0.5)}
     meter.close()
 
 
