@@ -134,6 +134,14 @@ def test_a_list_longer_than_expected_is_read_whole(bench: Bench) -> None:
     meter.close()
 
 
+def test_a_list_that_never_stops_growing_is_given_up(bench: Bench) -> None:
+    endless = ["nvmlDeviceGetComputeRunningProcesses_v3 7"]  # NVML_ERROR_INSUFFICIENT_SIZE
+    meter = bench.open(Gpu("GPU-a", STEADY), errors=endless)
+    assert meter.busy() == {}
+    assert [reading.device_id for reading in meter.read()] == ["GPU-a"]
+    meter.close()
+
+
 def test_a_driver_that_lists_processes_in_the_older_way_is_asked_in_it(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
