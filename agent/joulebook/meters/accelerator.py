@@ -182,8 +182,7 @@ def open_accelerator(roots: Roots) -> Accelerator:
     if unknown:
         raise MeterUnavailable(f"{unknown[0].what} {unknown[0].why}", unknown[0].remedy)
     raise MeterAbsent(
-        "every accelerator found has a power reading, or none was found",
-        "nothing: boards with one have meters of their own",
+        "no board that tells its utilisation and no power", "nothing to mend, see docs/reference/meters.md#accelerator"
     )
 
 
