@@ -3,7 +3,22 @@
 from pathlib import Path
 
 import pytest
-from joulebook.cgroup import cgroup_of, cpu_list_size, cpu_seconds, cpus_of, memory_of, usage_file
+from hypothesis import given
+from hypothesis import strategies as st
+from joulebook.cgroup import (
+    Limit,
+    cgroup_of,
+    cpu_limit,
+    cpu_list_size,
+    cpu_seconds,
+    cpus_of,
+    group_usage_ns,
+    members_of,
+    memory_limit,
+    memory_of,
+    own_group,
+    usage_file,
+)
 from joulebook.meters import Roots
 
 GIB = 1 << 30
@@ -109,3 +124,86 @@ def test_a_group_that_went_has_no_cpu_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("text", "size"), [("0", 1), ("0-3", 4), ("0-1,4,6-7\n", 5), ("", 0), ("\n", 0)])
 def test_cpu_lists(text: str, size: int) -> None:
     assert cpu_list_size(text) == size
+
+
+UID, ID = "2f8a5c1e-9d3b-4c7f-8e21-0a1b2c3d4e5f", "0123456789abcdef" * 4
+POD = f"kubepods/burstable/pod{UID}"
+
+
+def test_a_containers_cpu_time_is_one_file(tmp_path: Path) -> None:
+    files = {
+        "cgroup.controllers": "",
+        f"{POD}/cpu.stat": "usage_usec 9000000\n",
+        f"{POD}/{ID}/cpu.stat": "usage_usec 2500000\nuser_usec 1\n",
+        f"{POD}/{ID}/cgroup.procs": "7\n8\n",
+        f"{POD}/{ID}/worker/cgroup.procs": "9\n",
+    }
+    group = own_group(7, machine(tmp_path, f"0::/{POD}/{ID}/worker\n", files))
+    assert group is not None
+    assert (group.level.kind, group.level.name) == ("container", ID)
+    assert group_usage_ns(group.usage) == 2_500_000_000
+    assert members_of(group.directory) == {7, 8, 9}
+    assert members_of(tmp_path / "gone") == set()
+
+
+def test_a_slurm_steps_cpu_time_under_version_1(tmp_path: Path) -> None:
+    files = {
+        "cpu,cpuacct/slurm/uid_0/job_7/step_2/cpuacct.usage": "1500000001\n",
+        "cpu,cpuacct/slurm/uid_0/job_7/cpuacct.usage": "9\n",
+    }
+    groups = "2:cpu,cpuacct:/slurm/uid_0/job_7/step_2/task_0\n1:name=systemd:/\n"
+    group = own_group(7, machine(tmp_path, groups, files))
+    assert group is not None
+    assert (group.level.kind, group.level.name, group_usage_ns(group.usage)) == ("step", "2", 1_500_000_001)
+
+
+def test_a_process_in_no_group_of_its_own_has_none(tmp_path: Path) -> None:
+    files = {"cgroup.controllers": "", "user.slice/cpu.stat": "usage_usec 1\n"}
+    assert own_group(7, machine(tmp_path, "0::/user.slice\n", files)) is None
+
+
+def test_processes_of_one_limited_group_name_the_same_limit(tmp_path: Path) -> None:
+    files = {
+        "cgroup.controllers": "",
+        "a/cpu.max": "150000 100000",
+        "a/memory.max": str(2 * GIB),
+        "a/b/cpu.max": "max 100000",
+        "a/b/memory.max": str(GIB),
+    }
+    roots = machine(tmp_path, "0::/a\n", files)
+    (roots.proc / "8").mkdir()
+    (roots.proc / "8/cgroup").write_text("0::/a/b\n")
+    outer = str(roots.sys / "fs/cgroup/a")
+    assert cpu_limit(7, roots) == cpu_limit(8, roots) == Limit(outer, 1.5)
+    assert memory_limit(7, roots) == Limit(outer, 2 * GIB)
+    assert memory_limit(8, roots) == Limit(f"{outer}/b", GIB)
+
+
+def test_a_group_outside_of_our_view_limits_nothing_that_we_know(tmp_path: Path) -> None:
+    files = {"cgroup.controllers": "", "cpu.max": "100000 100000"}
+    assert cpu_limit(7, machine(tmp_path, "0::/../other\n", files)) is None
+
+
+@given(
+    st.one_of(st.binary(max_size=80), st.text(max_size=40).map(lambda text: f"0::/{text}".encode())),
+    st.dictionaries(
+        st.sampled_from(
+            ["cpu.max", "memory.max", "cpuset.cpus.effective", "cpu.stat", "cpu.cfs_quota_us", "cgroup.procs"]
+        ),
+        st.one_of(
+            st.binary(max_size=40), st.sampled_from([b"\xb2", b"0 0", b"1 0", b"9" * 400, b"usage_usec x", b"3-1,"])
+        ),
+    ),
+)
+def test_any_bytes_in_any_file_crash_nothing(tmp_path_factory, groups: bytes, files: dict[str, bytes]) -> None:
+    roots = machine(tmp_path_factory.mktemp("fuzz"), "", {"cgroup.controllers": "", "a/x": ""})
+    (roots.proc / "7/cgroup").write_bytes(groups)
+    for place in (roots.sys / "fs/cgroup", roots.sys / "fs/cgroup/a"):
+        for name, content in files.items():
+            (place / name).write_bytes(content)
+    found = cgroup_of(7, roots)
+    assert found.cpus > 0
+    assert found.memory_bytes > 0
+    assert cpu_limit(7, roots) is None or cpu_limit(7, roots).amount > 0  # type: ignore[union-attr]
+    own_group(7, roots)
+    usage_file(7, roots)
