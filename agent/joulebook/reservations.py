@@ -35,16 +35,19 @@ def reservations(limits: Mapping[str, Limit | None], capacity: float) -> dict[st
     limits: run -> its tightest limit, None where it has none.  capacity: the whole resource, in the limits' unit (> 0).
     A limit of the whole or more is none.
     """
-    limited = {run: limit for run, limit in limits.items() if limit is not None and limit.amount < capacity}
-    root = _Node(capacity, runs=[run for run in limits if run not in limited])
+    root = _Node(capacity)
     nodes: dict[str, _Node] = {}
-    for group, amount in sorted({(limit.group, limit.amount) for limit in limited.values()}):
-        if group not in nodes:
-            outer = max((g for g in nodes if group.startswith(f"{g}/")), key=len, default=None)
-            nodes[group] = _Node(amount)
-            (root if outer is None else nodes[outer]).within.append(nodes[group])
-    for run, limit in limited.items():
-        nodes[limit.group].runs.append(run)
+    limited = {limit.group: limit.amount for limit in limits.values() if limit is not None}
+    for group in sorted(limited):  # outer ones before those within them
+        outer = max((known for known in nodes if group.startswith(f"{known}/")), key=len, default=None)
+        around = root if outer is None else nodes[outer]
+        if around is root and limited[group] >= capacity:
+            nodes[group] = root
+            continue
+        nodes[group] = _Node(limited[group])
+        around.within.append(nodes[group])
+    for run, limit in limits.items():
+        (root if limit is None else nodes[limit.group]).runs.append(run)
     found: dict[str, float] = {}
     root.divide(capacity, found)
     return {run: amount / capacity for run, amount in found.items()}
