@@ -26,11 +26,12 @@ from joulebook.outbox_file import (
     is_nearly_full,
     open_file,
     put_aside,
+    put_state,
     state_of,
 )
 from joulebook.outbox_queue import CHUNK_ROWS, START, Queue
 from joulebook.outbox_thinner import thin_step
-from joulebook.packing import inflate, joined, pack, unpack
+from joulebook.packing import inflate, pack, unpack
 from joulebook.rows import Batch, Body, Measurement, Row
 from joulebook.units import NS_PER_SECOND
 
@@ -39,24 +40,29 @@ __all__ = ["BATCH_ROWS", "MOST_BYTES", "Outbox", "OutboxStatus", "Parcel"]
 BATCH_ROWS: Final = 1000
 STEPS_PER_WRITE: Final = 8
 """Steps of thinning that one write waits for at most."""
+_SHIPS_TO: Final = "ships_to"
 KEEP_WHOLE_NS: Final = 900 * NS_PER_SECOND
 """The newest rows are not merged: a late mark may still name them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """Contiguous rows as JSON text, ready to be sent.  count: how many.  text: a JSON array of wire rows."""
+    """Contiguous rows, ready to be sent.  count: how many.  arrays: JSON arrays of wire rows, packed, in order."""
 
     agent_id: str
     incarnation: str
     first_seq: int
     count: int
-    text: str
+    arrays: tuple[bytes, ...]
 
     @property
     def last_seq(self) -> int:
         """seq of the last row."""
         return self.first_seq + self.count - 1
+
+    def array(self, i: int) -> str:
+        """One of the arrays as JSON text."""
+        return inflate(self.arrays[i])
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,13 +285,25 @@ class Outbox:
             rows |= zip(json.loads(keys), unpack(body), strict=True)
         return dict(sorted(rows.items()))
 
+    def ship_to(self, url: str | None) -> None:
+        """Rows of this outbox go to that collector and to no ledger beside it; None: to whoever takes batches."""
+        with Transaction(self._db):
+            put_state(self._db, _SHIPS_TO, url)
+
     # -- draining
 
     def batches(self, limit: int = BATCH_ROWS) -> Iterator[Batch]:
         """Final rows not yet acknowledged, oldest incarnation first, in contiguous batches.
 
         A row that was in a batch has its seq and is never changed again; ``bodies`` only looks.
+        Raises JoulebookError when the rows are a collector's: a ledger beside it would take them from it.
         """
+        url = self.state(_SHIPS_TO)
+        if url:
+            raise JoulebookError(
+                f"the rows of {self.path} go to the collector {url}",
+                "ask that one; or start the agent once without JOULEBOOK_COLLECTOR_URL",
+            )
         after = START
         while chunks := self._queue.take(after, limit):
             after = chunks[-1].end
@@ -294,13 +312,13 @@ class Outbox:
             yield Batch(self.agent_id, wire_id, tuple(Row(n, body) for n, body in enumerate(bodies, start=seq)))
 
     def parcel(self, limit: int = BATCH_ROWS) -> Parcel | None:
-        """The oldest rows that wait, as text; None when none waits. They have their seq from now on."""
+        """The oldest rows that wait; None when none waits. They have their seq from now on."""
         chunks = self._queue.take(START, limit)
         if not chunks:
             return None
         wire_id, seq = chunks[0].sent_as
-        text = joined([inflate(self._queue.renamed(chunk)) for chunk in chunks])
-        return Parcel(self.agent_id, wire_id, seq, sum(chunk.count for chunk in chunks), text)
+        arrays = tuple(self._queue.renamed(chunk) for chunk in chunks)
+        return Parcel(self.agent_id, wire_id, seq, sum(chunk.count for chunk in chunks), arrays)
 
     def bodies(self) -> Iterator[Body]:
         """Final rows not yet acknowledged, in order, to look at: they stay as they are."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from operator import attrgetter
 from typing import Any
 
@@ -46,11 +46,6 @@ def inflate(packed: bytes) -> str:
         raise BadInput(
             f"packed rows are damaged: {error}", "restore the outbox from a backup, or move it away"
         ) from error
-
-
-def joined(arrays: Sequence[str]) -> str:
-    """JSON arrays as one, none of them empty."""
-    return "[" + ",".join(array[1:-1] for array in arrays) + "]"
 
 
 def _named(body: Body) -> dict[str, Any]:

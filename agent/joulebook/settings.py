@@ -17,12 +17,19 @@ SPAN_SECONDS = 4
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """sample_ns: time between reads.  grace_ns: how long shares stay open for late marks.  outbox_bytes: its bound."""
+    """sample_ns: time between reads.  grace_ns: how long shares stay open for late marks.  outbox_bytes: its bound.
+
+    collector_url: where rows go, empty when they wait for a report.  collector_token_file, collector_ca_file: paths, or
+    empty.
+    """
 
     sample_ns: int = NS_PER_SECOND
     grace_ns: int = 30 * NS_PER_SECOND
     policy: Policy = Policy.RESERVED
     outbox_bytes: int = MOST_BYTES
+    collector_url: str = ""
+    collector_token_file: str = ""
+    collector_ca_file: str = ""
 
 
 def settings_from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -36,7 +43,13 @@ def settings_from_environment(environ: Mapping[str, str] = os.environ) -> Settin
     except ValueError:
         raise BadInput(f"JOULEBOOK_POLICY is {name!r}", f"set it to one of {', '.join(Policy)}") from None
     return Settings(
-        round(sample * NS_PER_SECOND), round(grace * NS_PER_SECOND), policy, outbox_bytes=int(outbox_mib * (1 << 20))
+        round(sample * NS_PER_SECOND),
+        round(grace * NS_PER_SECOND),
+        policy,
+        outbox_bytes=int(outbox_mib * (1 << 20)),
+        collector_url=environ.get("JOULEBOOK_COLLECTOR_URL", ""),
+        collector_token_file=environ.get("JOULEBOOK_COLLECTOR_TOKEN_FILE", ""),
+        collector_ca_file=environ.get("JOULEBOOK_COLLECTOR_CA_FILE", ""),
     )
 
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 from joulebook.errors import BadInput
-from joulebook.packing import deflate, inflate, joined, pack, unpack
+from joulebook.packing import deflate, inflate, pack, unpack
 from joulebook.rows import (
     Component,
     Ensemble,
@@ -39,10 +39,6 @@ ROWS = [
 def test_rows_are_packed_as_the_wire_form_says():
     assert json.loads(inflate(pack(ROWS))) == json.loads(json.dumps([to_wire(row) for row in ROWS]))
     assert unpack(pack(ROWS)) == ROWS
-
-
-def test_arrays_are_joined():
-    assert json.loads(joined(["[1,2]", "[3]"])) == [1, 2, 3]
 
 
 def test_no_number_is_refused():
