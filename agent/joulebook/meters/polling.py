@@ -48,7 +48,7 @@ class Poller:
         self._name, self._ask, self._end = name, ask, end
         self._period, self._overdue = period_seconds, overdue_seconds
         self._lock = threading.Lock()
-        self._stop, self._answered = threading.Event(), threading.Event()
+        self._stop, self._wake, self._answered = threading.Event(), threading.Event(), threading.Event()
         self._fresh: Sequence[Reading] = ()
         self._error: NoAnswer | None = None
         self._asking_since: float | None = None
@@ -74,20 +74,30 @@ class Poller:
         """Whether the first look came to an end, well or badly, within so many seconds."""
         return self._answered.wait(seconds)
 
+    def ask_now(self, seconds: float) -> bool:
+        """Look before the time, as at a run's end, and wait so long. False where that cannot help or takes longer."""
+        if self._error is not None and self._error.lasting:
+            return False
+        self._answered.clear()
+        self._wake.set()
+        return self._answered.wait(seconds)
+
     def close(self) -> None:
         """End the thread; one that hangs in the source is left behind and ends with it."""
         self._stop.set()
+        self._wake.set()
         self._thread.join(CLOSE_SECONDS)
 
     def _run(self) -> None:
         try:
             while not self._stop.is_set():
+                self._wake.clear()
                 began = time.monotonic()
                 self._asking_since = began
                 self._look()
                 self._asking_since = None
                 self._answered.set()
-                self._stop.wait(self._pause(time.monotonic() - began))
+                self._wake.wait(self._pause(time.monotonic() - began))
         finally:
             self._end()
 
@@ -120,7 +130,7 @@ class Polled:
     """A meter whose devices a poller asks.
 
     failing: why it has no reading now, for whoever tells of it.  wait: for those who would rather wait
-    (``doctor``) than hear that the source has not answered yet.
+    (``doctor``) than hear that the source has not answered yet.  ask_now: for the last look at a run's end.
     """
 
     def __init__(self, name: str, devices: Sequence[Device], poller: Poller, left_out: Sequence[LeftOut] = ()) -> None:
@@ -139,6 +149,10 @@ class Polled:
     def wait(self, seconds: float) -> bool:
         """Whether the source has answered, well or badly, within so many seconds."""
         return self._poller.wait(seconds)
+
+    def ask_now(self, seconds: float) -> bool:
+        """Look before the time, and wait so long for the answer, which ``read`` then gives."""
+        return self._poller.ask_now(seconds)
 
     def busy(self) -> Mapping[str, Busy]:
         """Who uses a device is not told from afar."""

@@ -87,6 +87,17 @@ def test_a_value_is_given_once_however_often_it_is_looked_at(make_bmc) -> None:
     meter.close()
 
 
+def test_a_look_can_be_had_before_its_time(make_bmc) -> None:
+    bmc = make_bmc()
+    meter = opened({**settings_of(bmc), "JOULEBOOK_REDFISH_POLL_SECONDS": "60"})
+    before = first(meter)
+    assert meter.ask_now(20)
+    (after,) = meter.read()
+    assert after.at_ns > before.at_ns
+    assert len(bmc.server.requests) == 2
+    meter.close()
+
+
 def test_only_one_view_is_read_and_redundant_supplies_are_never_summed(make_bmc) -> None:
     bmc = make_bmc(view="both")
     meter = opened(settings_of(bmc))
@@ -392,6 +403,7 @@ def test_failures_back_off_and_a_refusal_waits_longest() -> None:
     poller = polling.Poller("x", refuse, 1.0, 10.0)
     assert poller.wait(5)
     assert poller._pause(0) >= polling.LONGEST_PAUSE_SECONDS * (1 - polling.JITTER)
+    assert not poller.ask_now(0)
     poller._error = polling.NoAnswer("no", "none")
     pauses = []
     for failures in (1, 2, 3, 4, 100):
@@ -438,3 +450,18 @@ def test_the_simulated_controller_is_found_by_doctor(bench) -> None:
     assert {device["parent"] for device in others} <= {"redfish:node"}
     simulator.send_signal(signal.SIGTERM)
     assert simulator.wait(20) == 0
+
+
+def test_a_controller_that_hangs_harms_neither_the_run_nor_the_other_meters(simulated, make_bmc, tmp_path) -> None:
+    (tmp_path / FAULTS).write_text("delay_seconds 60\n")
+    simulated.powercap("--packages", "2")
+    simulated.environ |= settings_of(make_bmc())
+    done = simulated.joulebook("run", "--", "sleep", "3")
+    assert done.returncode == 0, done.stderr
+    found = simulated.measurements()
+    assert {row.device_id.rpartition("/")[2] for row in found} >= {"rapl:package-0", "rapl:package-1"}
+    assert not [row for row in found if row.device_id.endswith("redfish:node")]
+    (run,) = simulated.runs().values()
+    metered = sum((row.ended_ns - row.started_ns) / 1e9 for row in found if "package-0" in row.device_id)
+    assert run.ended_ns is not None
+    assert metered >= (run.ended_ns - run.started_ns) / 1e9 - 0.1
