@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
-from benching.node import JOULEBOOK, Node, measurements, simulated_id
+from benching.node import Node, measurements, simulated_id
 from benching.power import NS, random_curve, random_sensor, read_times, readings
 from benching.results import Row, parser, tell
 from joulebook.binding import Machine, measure
@@ -26,6 +26,7 @@ from joulebook.meters import Device, Roots, open_meters
 from joulebook.rows import Measurement
 from joulebook.settings import SPAN_SECONDS
 from joulebook.summary import combined_u, interval_of
+from phases import Sample, phase_job, samples
 
 WINDOW_SECONDS = 30
 CURVES = (
@@ -48,21 +49,25 @@ MOST_PERCENT = {"counter": 0.5, "power, mean of 1 s": 3.0}
 def real_time(seconds: float) -> list[Row]:
     """Worst error of each kind of device over all windows and curves, in percent of the truth."""
     found: dict[str, list[Window]] = defaultdict(list)
+    phases: dict[str, list[Sample]] = defaultdict(list)
     with ExitStack() as stack:
         running = []
         for name, node in NODES.items():
             stack.enter_context(node)
             agent, home = node.agent("error")
-            # Instant power is read at 10 Hz while a run is open only.
-            job = [*JOULEBOOK, "run", "--quiet", "--", "sleep", "3600"]
-            node.start(job, {"JOULEBOOK_HOME": str(home), "JOULEBOOK_AGENT": "on"})
-            running.append((name, node, agent, home))
-        time.sleep(seconds)
-        for name, node, agent, home in running:
+            # A run is open all the time (instant power is read at 10 Hz then only), in phases of 30 s.
+            job = phase_job(node, home, f"any {name}", WINDOW_SECONDS + 1, WINDOW_SECONDS, seconds)
+            running.append((name, node, agent, home, job))
+        for *_, job in running:
+            job.wait()
+        time.sleep(5)
+        for name, node, agent, home, _ in running:
             node.end(agent)
             for window in windows(node, measurements(home)):
                 found["RAPL counter, wraps" if window.component != "gpu" else f"GPU {name}"].append(window)
-    return [row for name, seen in found.items() for row in window_rows(name, seen)]
+            for sample in samples(node, home, hot=False):
+                phases["RAPL counter, wraps" if sample.component != "gpu" else f"GPU {name}"].append(sample)
+    return [row for name, seen in found.items() for row in [*window_rows(name, seen), phase_row(name, phases[name])]]
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def window_rows(name: str, seen: list[Window]) -> list[Row]:
     """The worst error of a kind of device, and how often its interval held the truth."""
     worst = max(seen, key=lambda window: window.error_percent)
     median = np.median([window.error_percent for window in seen])
-    most = next((most for kind, most in MOST_PERCENT.items() if kind in name), None)
+    most = target(name)
     note = f"worst of {len(seen)} windows: {worst.curve}; median {median:.2g} %"
     hits = sum(window.low <= window.true <= window.high for window in seen) / len(seen)
     return [
@@ -95,6 +100,21 @@ def window_rows(name: str, seen: list[Window]) -> list[Row]:
         ),
         Row(f"such windows inside their interval, {name}", "joulebook agent", 100 * hits, "%", note="perfect gain"),
     ]
+
+
+def phase_row(name: str, seen: list[Sample]) -> Row:
+    """The worst error over a phase of 30 s, whose own marks are its ends."""
+    errors = [abs(sample.error_percent) for sample in seen]
+    figure = f"error over a phase of {WINDOW_SECONDS} s, {name}"
+    if not errors:
+        return Row(figure, "joulebook agent", None, "%", most=target(name), note="no phase ended in that time")
+    note = f"worst of {len(errors)}; median {np.median(errors):.2g} %"
+    return Row(figure, "joulebook agent", max(errors), "%", most=target(name), note=note)
+
+
+def target(name: str) -> float | None:
+    """What a kind of device is held to, percent."""
+    return next((most for kind, most in MOST_PERCENT.items() if kind in name), None)
 
 
 def windows(node: Node, measured: list[Measurement]) -> Iterator[Window]:
@@ -235,7 +255,7 @@ def coverage(count: int) -> list[Row]:
 
 
 def main() -> None:
-    options = parser(__doc__, 70.0)
+    options = parser(__doc__, 100.0)
     options.add_argument("--curves", type=int, default=1000, help="random curves (default 1000)")
     given = options.parse_args()
     tell([*real_time(given.seconds), *coverage(given.curves)], given.json)

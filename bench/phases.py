@@ -8,6 +8,7 @@ either way (a phase and its load begin together), half of them anywhere. The tru
 job's own two marks. Every device of the node is one sample of every phase.
 """
 
+import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -68,26 +69,26 @@ def samples(node: Node, home: Path, hot: bool) -> list[Sample]:
     return made
 
 
+def phase_job(node: Node, home: Path, seed: str, period: float, length: float, seconds: float) -> subprocess.Popen:
+    """A job that marks phases of ``length`` seconds, one every ``period`` seconds of the node's curve.
+
+    seed: "hot ..." for phases at the curve's high power, "any ..." for phases anywhere.
+    """
+    began = min(source.t0_ns for source in read_truth(node.nvml))
+    words = [str(word) for word in (began, period, length, seed.split()[0], seed, seconds)]
+    return node.start([sys.executable, str(JOB), *words], {"JOULEBOOK_HOME": str(home), "JOULEBOOK_AGENT": "on"})
+
+
 def run(seconds: float, count: int) -> list[Sample]:
     """All samples of ``count`` jobs, each with its own agent, over so many seconds."""
     # One curve for each device, and the same one: a phase is hot on all of them at once.
     packages = tuple(word for _ in range(2) for word in ("--curve", CURVE))
     boards = tuple(word for _ in range(8) for word in ("--curve", CURVE))
     with Node(2, 8, curve=CURVE, package_options=packages[2:], gpu_options=boards) as node:
-        t0 = {source.t0_ns for path in (node.sys, node.nvml) for source in read_truth(path)}
         homes, agents = [], []
         for n in range(count):
             agent, home = node.agent(f"phases-{n}", JOULEBOOK_GRACE_SECONDS="2")
-            settings = {"JOULEBOOK_HOME": str(home), "JOULEBOOK_AGENT": "on"}
-            words = [
-                str(min(t0)),
-                str(PERIOD_SECONDS),
-                str(PHASE_SECONDS),
-                "hot" if n % 2 == 0 else "any",
-                str(n),
-                str(seconds),
-            ]
-            job = node.start([sys.executable, str(JOB), *words], settings)
+            job = phase_job(node, home, f"{'any' if n % 2 else 'hot'} {n}", PERIOD_SECONDS, PHASE_SECONDS, seconds)
             homes.append((home, n % 2 == 0, job))
             agents.append(agent)
         for _, _, job in homes:

@@ -2,9 +2,9 @@
 
     python bench/slowdown.py [SECONDS] [--json FILE]
 
-One process trains a small CNN on every processor, in blocks of a second; a block's figure is its mean seconds per step,
-by the wall and by the process's own CPU time. In every second group of four blocks an agent, which meters 8 GPUs, 2
-packages and DRAM and this very run, is at work in blocks 2 and 3 and frozen in 1 and 4 (ABBA, so that a drift
+One process trains a small CNN on every processor, in blocks of half a second; a block's figure is its mean seconds per
+step, by the wall and by the process's own CPU time. In every second group of four blocks an agent, which meters 8 GPUs,
+2 packages and DRAM and this very run, is at work in blocks 2 and 3 and frozen in 1 and 4 (ABBA, so that a drift
 cancels); in the groups between it is frozen in all four and the same subtraction is made: A/A. Freezing an agent
 (SIGSTOP) leaves its memory and takes its work away. Figures are medians over groups, their standard errors from the
 median absolute deviation: other programs' bursts would rule a mean. The agent's CPU time over that of all processors
@@ -20,7 +20,7 @@ from benching.cost import cpu_ns
 from benching.node import Node
 from benching.results import Row, parser, tell
 
-BLOCK_SECONDS = 1.0
+BLOCK_SECONDS = 0.5
 
 
 def training_step(threads: int):
