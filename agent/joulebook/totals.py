@@ -19,6 +19,8 @@ MOST_RUNS: Final = 200
 """Runs that have series of their own; further ones are summed under OTHER."""
 MOST_PHASES: Final = 32
 """Phases that have series of their own, of one run and of all runs together."""
+MOST_PARTS: Final = 2000
+"""Series of all runs together, from which on every further phase of a run is under OTHER."""
 KEEP_NS: Final = 900 * NS_PER_SECOND
 """How long an ended run is still shown after its last value was seen."""
 OTHER: Final = "other"
@@ -72,15 +74,22 @@ class _Run:
 
 
 class Totals:
-    """Adds up rows; for one thread. most_runs, most_phases: bounds on series.  keep_ns: see KEEP_NS."""
+    """Adds up rows; for one thread. most_runs, most_phases, most_parts: bounds on series.  keep_ns: see KEEP_NS."""
 
-    def __init__(self, most_runs: int = MOST_RUNS, most_phases: int = MOST_PHASES, keep_ns: int = KEEP_NS) -> None:
-        self.most_runs, self.most_phases, self.keep_ns = most_runs, most_phases, keep_ns
+    def __init__(
+        self,
+        most_runs: int = MOST_RUNS,
+        most_phases: int = MOST_PHASES,
+        most_parts: int = MOST_PARTS,
+        keep_ns: int = KEEP_NS,
+    ) -> None:
+        self.most_runs, self.most_phases, self.most_parts, self.keep_ns = most_runs, most_phases, most_parts, keep_ns
         self.folded_runs = 0
         self._devices: dict[tuple[str, Component, Method, str], DeviceEnergy] = {}
         self._shares: dict[tuple[ShareKind, Component], _Count] = {}
         self._phases: Parts = {}
         self._runs: dict[str, _Run] = {}
+        self._parts = 0
         self._folded: dict[str, None] = {}
         self._other: _Run | None = None
         self._version = 1
@@ -189,8 +198,10 @@ class Totals:
             counts.append(self._phase(self._phases, share.phase, component, at_us))
             run = self._run(share.run_id, at_us)
             known = len(run.parts)
-            counts.append(self._phase(run.parts, share.phase, component, run.created_us))
+            phase = share.phase if self._parts < self.most_parts or (share.phase, component) in run.parts else OTHER
+            counts.append(self._phase(run.parts, phase, component, run.created_us))
             if len(run.parts) > known:
+                self._parts += 1
                 self._touch(share.run_id)
         return counts
 
@@ -241,8 +252,10 @@ class Totals:
         self._drop(run)
         self._remember_folded(run.run_id)
         self._other = other = self._other or _Run(OTHER, run.created_us, Labels(), self._version, self._version)
+        known = len(other.parts)
         for (phase, component), count in run.parts.items():
             self._phase(other.parts, phase, component, other.created_us).add(count.net)
+        self._parts += len(other.parts) - known
         self._touch(OTHER)
 
     def _remember_folded(self, run_id: str) -> None:
@@ -253,6 +266,7 @@ class Totals:
 
     def _drop(self, run: _Run) -> None:
         del self._runs[run.run_id]
+        self._parts -= len(run.parts)
         self._frozen = None
 
     def _touch(self, run_id: str) -> None:
@@ -296,6 +310,7 @@ class Totals:
         for run_id, created_us, seen, ended, told, parts in state["runs"]:
             born = self._seen if seen else self._version
             run = _Run(run_id, created_us, Labels(*told), born, self._version, _parts(parts), ended)
+            self._parts += len(run.parts)
             if run_id == OTHER:
                 self._other = run
             else:

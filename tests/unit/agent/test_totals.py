@@ -126,9 +126,11 @@ def test_beyond_the_bound_runs_are_summed_under_other():
 
 
 def test_a_run_that_is_itself_called_other_makes_no_second_series_of_that_name():
-    totals = Totals()
-    totals.add([row(share(10, OTHER))])
-    assert [run.run_id for run in totals.freeze()[1].runs] == [OTHER]
+    totals = Totals(most_runs=2)
+    for name in (OTHER, "a", "b", "c"):
+        totals.open(name, 0)
+        totals.add([row(share(10, name))])
+    assert by_run(totals.freeze()[1]) == {"a": 10, "b": 10, OTHER: 20}
 
 
 def test_a_seen_run_gives_its_place_and_is_not_counted_again_under_other():
@@ -148,6 +150,37 @@ def test_an_ended_run_that_nobody_has_seen_moves_to_other_whole():
     totals.end("a")
     totals.add([row(share(3, "b"))])
     assert by_run(totals.freeze()[1]) == {"b": 3, OTHER: 10}
+
+
+def test_what_moves_to_other_is_what_the_run_holds_now_not_what_it_held():
+    totals = Totals(most_runs=1)
+    totals.add([row(share(10, "a"))])
+    totals.move(Component.CPU, 4, share(4, "a"), share(4), 0)
+    totals.end("a")
+    totals.add([row(share(3, "b"))])
+    assert by_run(totals.freeze()[1]) == {"b": 3, OTHER: 6}
+
+
+def phases_of(energies, run_id):
+    (run,) = [run for run in energies.runs if run.run_id == run_id]
+    return {phase for phase, _, _ in run.parts}
+
+
+def test_series_of_runs_that_have_gone_make_room_for_others():
+    totals = Totals(most_parts=2, keep_ns=0)
+    for number in range(5):
+        totals.add([row(share(1, f"run-{number}", "train"), share(1, f"run-{number}", "eval"))])
+        seen, energies = totals.freeze()
+        assert phases_of(energies, f"run-{number}") == {"train", "eval"}
+        totals.expire(0, seen)
+
+
+def test_series_that_moved_to_other_count_there():
+    totals = Totals(most_runs=1, most_parts=2)
+    totals.add([row(share(1, "a", "setup"))])
+    totals.add([row(share(1, "b", "train"))])
+    totals.add([row(share(1, "b", "eval"))])
+    assert phases_of(totals.freeze()[1], "b") == {"train", OTHER}
 
 
 def test_what_a_late_row_brings_back_goes_again():
@@ -171,6 +204,28 @@ def test_phases_are_bounded():
         OTHER: 7,
     }
     assert {phase: millijoules for phase, _, millijoules in energies.runs[0].parts}[OTHER] == 7
+
+
+def test_however_many_phases_runs_have_their_series_are_bounded_together():
+    totals = Totals(most_parts=50)
+    for number in range(100):
+        totals.add([row(share(1, f"run-{number}", f"phase-{phase}")) for phase in range(5)])
+    _, energies = totals.freeze()
+    assert sum(len(run.parts) for run in energies.runs) == 50 + 90  # one more, "other", for each run that came later
+    assert sum(by_run(energies).values()) == 500
+
+
+def test_memory_is_bounded_over_ten_thousand_runs_that_nobody_scrapes():
+    totals = Totals()
+    for number in range(10_000):
+        totals.open(f"run-{number}", 0)
+        totals.add([row(share(1, f"run-{number}", "train"), share(1))])
+        totals.end(f"run-{number}")
+    _, energies = totals.freeze()
+    assert len(energies.runs) == 201
+    assert sum(by_run(energies).values()) == 10_000
+    assert energies.folded_runs == 9_800
+    assert len(json.dumps(totals.state())) < 50_000
 
 
 def test_a_frozen_view_does_not_change_and_is_kept_while_nothing_happens():
@@ -200,7 +255,7 @@ ROWS = st.lists(
 @settings(max_examples=200)
 def test_shares_sum_to_measurements_whatever_comes_and_goes_and_what_a_reader_adds_up_is_the_same(rows, looks, moves):
     """A reader sees some snapshots only; the sum of what it saw each series rise by is the runs' energy, exactly."""
-    totals = Totals(most_runs=3, most_phases=2, keep_ns=2 * SECOND)
+    totals = Totals(most_runs=3, most_phases=2, most_parts=5, keep_ns=2 * SECOND)
     measured, runs_gained, last, owed, seen = 0, 0, {}, 0, 0
     for number, (run, phase, own, rest, component) in enumerate(rows):
         name = f"run-{run}"
@@ -226,6 +281,7 @@ def test_shares_sum_to_measurements_whatever_comes_and_goes_and_what_a_reader_ad
             assert sum(device.millijoules for device in energies.devices) == measured
             assert sum(by_kind(energies).values()) == measured + owed["share"]
             assert len(energies.runs) <= 4
+            assert sum(len(run.parts) for run in energies.runs) <= 5 + 4 * 3
             assert runs_gained == by_kind(energies)[ShareKind.RUN]
             assert sum(part.millijoules for part in energies.phases) == by_kind(energies)[ShareKind.RUN]
         totals.end(name)
