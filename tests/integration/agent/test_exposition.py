@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import shutil
 import socket
 import ssl
@@ -11,6 +12,7 @@ import time
 import urllib.parse
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from conftest import wait_for
@@ -18,11 +20,13 @@ from joulebook.clock import boottime_ns
 from joulebook.errors import JoulebookError
 from joulebook.exposition import ExporterSettings, Exposition
 from joulebook.http_server import MOST_CONNECTIONS, HttpServer, Response, Tls
+from joulebook.metrics import METRICS
 from joulebook.rows import Component, Method
 from joulebook.snapshot import DeviceState, OutboxState
 from joulebook.totals import Totals
 from snapshots import SECOND, busy_totals, measurement, snapshot
 
+ROOT = Path(__file__).parents[3]
 needs_prometheus = pytest.mark.skipif(shutil.which("prometheus") is None, reason="Debian's prometheus is not installed")
 
 
@@ -245,6 +249,25 @@ def test_garbage_is_refused(plain_server):
         assert rude.recv(100).startswith(b"HTTP/1.1 400 ")
 
 
+def test_many_requests_leave_no_descriptor_behind(serve):
+    made = serve(snapshot)
+    get(made.address)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(100):
+        get(made.address, "/healthz")
+        socket.create_connection(made.address, timeout=10).close()
+    wait_for(lambda: len(list(Path("/proc/self/fd").iterdir())) <= before, what="all descriptors to be closed")
+
+
+def test_ipv6_is_served():
+    try:
+        server = HttpServer(("::1", 0), lambda request: Response(200, b"six"))
+    except JoulebookError as error:
+        pytest.skip(f"no IPv6 here: {error.cause}")
+    with closing(server):
+        assert get(server.address)[2] == b"six"
+
+
 def test_a_request_in_pieces_and_an_answer_larger_than_any_buffer_go_through():
     body = bytes(range(256)) * 40_000
     server = HttpServer(("127.0.0.1", 0), lambda request: Response(200, body))
@@ -273,13 +296,26 @@ def test_promtool_finds_nothing_to_complain_of(serve, made):
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
 
 
-class Prometheus:
-    """Debian's Prometheus, scraping one target four times a second."""
+@needs_prometheus
+def test_the_queries_in_the_how_to_are_ones_that_prometheus_understands_over_metrics_that_exist(tmp_path):
+    page = (ROOT / "docs/how-to/prometheus.md").read_text()
+    queries = re.findall(r"^\| [^|]+ \| `(.+)` \|$", page, re.MULTILINE)
+    assert len(queries) >= 10
+    rules = [{"record": f"check:query{number}", "expr": query} for number, query in enumerate(queries)]
+    (tmp_path / "rules.yml").write_text(json.dumps({"groups": [{"name": "how-to", "rules": rules}]}))
+    checked = subprocess.run(["promtool", "check", "rules", tmp_path / "rules.yml"], capture_output=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    named = {name for query in queries for name in re.findall(r"joulebook_\w+", query)}
+    assert named <= {metric.name for metric in METRICS}
 
-    def __init__(self, folder, target):
+
+class Prometheus:
+    """Debian's Prometheus, scraping one target four times a second. options: of the scrape job."""
+
+    def __init__(self, folder, target, **options):
         with closing(socket.create_server(("127.0.0.1", 0))) as free:
             self.address = free.getsockname()
-        job = {"job_name": "joulebook", "static_configs": [{"targets": [target]}]}
+        job = {"job_name": "joulebook", "static_configs": [{"targets": [target]}], **options}
         timing = {"scrape_interval": "250ms", "scrape_timeout": "250ms"}
         config = folder / "prometheus.yml"
         config.write_text(json.dumps({"global": timing, "scrape_configs": [job]}))
@@ -388,3 +424,15 @@ def test_prometheus_adds_up_the_same_joules_through_a_gap_and_a_restart(serve, t
         agent.lost_at = boottime_ns() - 10 * SECOND
         wait_for(lambda: prometheus.query("joulebook_meter_energy_joules_total") == [], what="the device to vanish")
         assert prometheus.query("up") == [1.0]
+
+
+@needs_prometheus
+def test_prometheus_scrapes_by_tls_with_the_token_as_the_how_to_says(serve, tmp_path):
+    cert, key = certificate(tmp_path)
+    token = tmp_path / "token"
+    token.write_text("s3cret\n")
+    made = serve(snapshot, cert_file=cert, key_file=key, token_file=str(token))
+    options = {"scheme": "https", "tls_config": {"ca_file": cert}, "authorization": {"credentials_file": str(token)}}
+    with closing(Prometheus(tmp_path, f"127.0.0.1:{made.address[1]}", **options)) as prometheus:
+        wait_for(lambda: prometheus.query("up") == [1.0], what="a scrape")
+        wait_for(lambda: prometheus.query("joulebook_build_info") == [1.0], what="the metrics")

@@ -4,6 +4,8 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from joulebook.errors import BadInput, JoulebookError
 from joulebook.exposition import AgentCollector, ExporterSettings, as_text, exporter_settings, load_prometheus_client
 from joulebook.http_server import parse
@@ -141,6 +143,12 @@ def test_all_settings():
 )  # fmt: skip
 def test_what_is_no_request_is_refused(head):
     assert parse(head + b"\r\n\r\n") is None
+
+
+@given(st.binary(max_size=300))
+def test_whatever_bytes_come_they_are_a_request_or_none(head):
+    request = parse(head + b"\r\n\r\n")
+    assert request is None or request.path.startswith("/")
 
 
 def test_a_request_is_read_without_its_query_and_with_headers_in_lower_case():
