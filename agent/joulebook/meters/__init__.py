@@ -177,6 +177,7 @@ METERS: Final[dict[str, Entry]] = {
     "prometheus": Entry(
         "joulebook.meters.prometheus:open_prometheus", "joulebook.simulate.prometheus:stand", "JOULEBOOK_PROMETHEUS_URL"
     ),
+    "node": Entry("joulebook.meters.node:open_node", "joulebook.simulate.node:stand", "JOULEBOOK_NODE_MODEL"),
     "model": Entry("joulebook.meters.model:open_model", "joulebook.simulate.machine:stand"),
     "replay": Entry("joulebook.meters.replay:open_replay", "joulebook.simulate.recording:stand", "JOULEBOOK_REPLAY"),
 }

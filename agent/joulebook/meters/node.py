@@ -3,13 +3,13 @@
 METHODS 1.4: P_wall = (sum of metered + P_other) / eta, so fixed = P_other / eta (fans, drives, network, board) and
 per_metered = 1 / eta (losses of the supply). Both are fitted per chassis against a BMC or a PDU (``fit_node``) and
 declared in a file; without one there is no figure of the node: an overhead that nobody measured is not guessed.
+What the parts drew comes from whoever reads them anyway (``follow``); where nobody says it the model reads them itself.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,17 @@ from typing import Any, Final
 
 from joulebook.errors import BadInput
 from joulebook.history import DeviceHistory
-from joulebook.meters import Busy, Device, LeftOut, MeterAbsent, MeterUnavailable, Reading, Roots
+from joulebook.meters import (
+    Busy,
+    Device,
+    LeftOut,
+    MeterAbsent,
+    MeterUnavailable,
+    Reading,
+    Roots,
+    named_meters,
+    open_meters,
+)
 from joulebook.rows import MAX_TEXT, Component, Method
 from joulebook.units import NS_PER_SECOND
 
@@ -28,6 +38,8 @@ LEAST_FIXED_WATTS: Final = 0.1
 MOST_FIXED_WATTS: Final = 1e5
 MOST_PER_METERED: Final = 2.0
 """A supply of 50 % efficiency: no server's is worse under load."""
+NO_PARTS: Final = frozenset({"node", "redfish", "ipmi", "model", "replay"})
+"""Meters that read no part of a node by a sensor of its own."""
 PARTS: Final = frozenset({Component.CPU, Component.DRAM, Component.GPU})
 LEAST_SPREAD: Final = 0.2
 """Of the greatest metered power over the least, relative to their mean: below it the slope is noise."""
@@ -151,6 +163,8 @@ def _check_physics(fit: Fit, metered_watts: Sequence[float]) -> None:
 
 def read_model(path: Path) -> NodeModel:
     """The model of a file. Raises MeterUnavailable with what is wrong."""
+    import tomllib  # here only: it costs a MiB
+
     try:
         table = tomllib.loads(path.read_text()).get("node")
         if not isinstance(table, dict):
@@ -209,13 +223,50 @@ def _gained(part: DeviceHistory, since_ns: int, at_ns: int) -> int | None:
     return segment.at(at_ns) - segment.at(since_ns)
 
 
+class Parts:
+    """The node's devices, read for the model alone."""
+
+    def __init__(self, roots: Roots) -> None:
+        names = [name for name in named_meters() if name not in NO_PARTS]
+        self._meters, _ = open_meters(names, roots)
+        self.histories = {
+            device.device_id: DeviceHistory(device, meter.name, NS_PER_SECOND)
+            for meter in self._meters
+            for device in meter.devices
+        }
+
+    def look(self) -> Iterable[DeviceHistory]:
+        """One reading of every part that answers, taken into its history."""
+        for meter in self._meters:
+            for reading in meter.read():
+                if reading.device_id in self.histories:
+                    self.histories[reading.device_id].add(reading)
+        return self.histories.values()
+
+    def forget(self, before_ns: int) -> None:
+        """Drop what the model has taken in."""
+        for history in self.histories.values():
+            history.forget(before_ns)
+
+    def close(self) -> None:
+        """Close their meters."""
+        for meter in self._meters:
+            meter.close()
+
+
 class WholeNode:
-    """The modelled node. ``follow`` gives it what the parts drew; it reads as far as all of them are known."""
+    """The modelled node, as far as what all its parts drew is known.
+
+    The first call, of ``follow`` or of ``read``, decides who reads the parts: whoever follows, or the model itself.
+    """
 
     name = "node"
 
-    def __init__(self, model: NodeModel) -> None:
+    def __init__(self, model: NodeModel, roots: Roots) -> None:
         self.model = model
+        self._roots = roots
+        self._followed = False
+        self._parts: Parts | None = None
         self.devices: Sequence[Device] = [
             Device(
                 device_id=DEVICE,
@@ -237,6 +288,10 @@ class WholeNode:
 
     def follow(self, histories: Iterable[DeviceHistory]) -> None:
         """Take in what the node's devices drew, as far as all of them are known. Called after they were read."""
+        self._followed = True
+        self._take(histories)
+
+    def _take(self, histories: Iterable[DeviceHistory]) -> None:
         parts = [history for history in histories if history.device.component in self.model.metered]
         self.failing = self._unfit([history.device for history in parts])
         times = [part.history.segments[-1].times for part in parts]
@@ -277,7 +332,11 @@ class WholeNode:
         return MeterUnavailable(f"{modelled.device_id} is itself modelled", "give joulebook access to its counter")
 
     def read(self) -> Sequence[Reading]:
-        """What came of the last ``follow``, once."""
+        """What has become known since the last look, once."""
+        if not self._followed:
+            self._parts = self._parts or Parts(self._roots)
+            self._take(self._parts.look())
+            self._parts.forget(self._since_ns or 0)
         fresh, self._fresh = self._fresh, ()
         return fresh
 
@@ -286,7 +345,9 @@ class WholeNode:
         return {}
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Close the parts that it opened."""
+        if self._parts is not None:
+            self._parts.close()
 
 
 def open_node(roots: Roots, environ: Mapping[str, str] = os.environ) -> WholeNode:
@@ -297,4 +358,4 @@ def open_node(roots: Roots, environ: Mapping[str, str] = os.environ) -> WholeNod
             "no meter and no model of the whole node is declared",
             f"set JOULEBOOK_REDFISH_URL or JOULEBOOK_IPMI to its BMC, or {VARIABLE} to a model fitted for its chassis",
         )
-    return WholeNode(read_model(Path(path)))
+    return WholeNode(read_model(Path(path)), roots)

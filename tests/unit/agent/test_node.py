@@ -138,7 +138,7 @@ def followed(node: WholeNode, histories: list[DeviceHistory], wall: DeviceHistor
 
 
 def test_the_node_draws_its_fixed_power_and_the_losses_of_its_parts() -> None:
-    node, histories = WholeNode(MODEL), parts()
+    node, histories = WholeNode(MODEL, Roots()), parts()
     wall = node_history(node)
     for second in range(5):
         read_all(histories, second, watts=100)
@@ -150,7 +150,7 @@ def test_the_node_draws_its_fixed_power_and_the_losses_of_its_parts() -> None:
 
 
 def test_other_devices_than_the_fitted_ones_are_not_counted() -> None:
-    node, histories = WholeNode(MODEL), parts()
+    node, histories = WholeNode(MODEL, Roots()), parts()
     others = [*histories, part("dram", Component.DRAM), part("bmc", Component.NODE)]
     wall = node_history(node)
     for second in range(4):
@@ -161,7 +161,7 @@ def test_other_devices_than_the_fitted_ones_are_not_counted() -> None:
 
 
 def test_a_part_that_does_not_answer_holds_the_node_back_and_its_joules_are_not_lost() -> None:
-    node, histories = WholeNode(MODEL), parts()
+    node, histories = WholeNode(MODEL, Roots()), parts()
     wall = node_history(node)
     for second in range(8):
         read_all(histories[:2] if 2 <= second < 5 else histories, second, watts=100)
@@ -172,7 +172,7 @@ def test_a_part_that_does_not_answer_holds_the_node_back_and_its_joules_are_not_
 
 
 def test_a_part_whose_counter_was_reset_breaks_the_node_off_and_no_joule_is_claimed_for_it() -> None:
-    node, histories = WholeNode(MODEL), parts()
+    node, histories = WholeNode(MODEL, Roots()), parts()
     wall = node_history(node)
     for second in range(9):
         read_all(histories[:2], second, watts=100)
@@ -190,14 +190,15 @@ def test_a_part_whose_counter_was_reset_breaks_the_node_off_and_no_joule_is_clai
 
 @given(st.lists(st.tuples(st.sampled_from(["read", "reset", "lose", "skip"]), st.integers(0, 2)), max_size=25))
 def test_no_history_of_the_parts_makes_the_node_draw_less_or_more_than_they_did(events: list) -> None:
-    node, histories = WholeNode(MODEL), parts()
-    wall, counts = node_history(node), [5, 5, 5]
+    node, histories = WholeNode(MODEL, Roots()), parts()
+    wall, counts, seen = node_history(node), [5, 5, 5], [5, 5, 5]
     for second, (event, which) in enumerate(events):
         for n, history in enumerate(histories):
-            # A counter that is reset where it stands at 0 cannot be told from one that stands still.
-            reset = event == "reset" and n == which and counts[n] > 5
+            # A counter that was last seen at 0 and is reset to it cannot be told from one that stands still.
+            reset = event == "reset" and n == which and seen[n] > 0
             counts[n] = 0 if reset else counts[n] + 100_000_000
             if event != "skip" and not (event == "lose" and n == which):
+                seen[n] = counts[n]
                 history.add(Reading("x", (second + 1) * SECOND, counts[n]))
         followed(node, histories, wall)
     for start, end, segment in wall.history.known(0, 100 * SECOND):
@@ -206,7 +207,7 @@ def test_no_history_of_the_parts_makes_the_node_draw_less_or_more_than_they_did(
 
 @pytest.mark.parametrize("lost", [0, 2])
 def test_fewer_parts_than_fitted_give_no_figure(lost: int) -> None:
-    node, histories = WholeNode(MODEL), parts()
+    node, histories = WholeNode(MODEL, Roots()), parts()
     del histories[lost]
     for second in range(3):
         read_all(histories, second, watts=100)
@@ -217,7 +218,7 @@ def test_fewer_parts_than_fitted_give_no_figure(lost: int) -> None:
 
 
 def test_a_model_of_a_model_is_no_figure() -> None:
-    node = WholeNode(MODEL)
+    node = WholeNode(MODEL, Roots())
     histories = [part("model:cpu", Component.CPU, Method.MODELLED), *parts()[1:]]
     for second in range(3):
         read_all(histories, second, watts=100)
@@ -228,7 +229,7 @@ def test_a_model_of_a_model_is_no_figure() -> None:
 
 
 def test_a_reading_is_given_once_and_none_before_all_parts_are_known() -> None:
-    node, histories = WholeNode(MODEL), parts()
+    node, histories = WholeNode(MODEL, Roots()), parts()
     read_all(histories[:1], 0, watts=100)
     node.follow(histories)
     assert not node.read()
