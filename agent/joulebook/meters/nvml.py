@@ -24,6 +24,7 @@ from joulebook.meters.nvml_library import (
     LIB_RM_VERSION_MISMATCH,
     LIBRARY,
     NO_PERMISSION,
+    NOT_FOUND,
     NOT_SUPPORTED,
     POWER_AVERAGE,
     POWER_INSTANT,
@@ -64,9 +65,9 @@ POLLED_NOTE: Final = "no energy counter: power polled, loads that vary faster th
 PART_TIME_NOTE: Final = "sensor sees a part of the time only: a load that repeats about every 100 ms may be misread"
 MIG_NOTE: Final = "MIG: energy of the board, counted once"
 
-DEAD: Final = frozenset({UNINITIALIZED, INVALID_ARGUMENT, DRIVER_NOT_LOADED, GPU_IS_LOST, RESET_REQUIRED})
-"""What says that a handle will not answer again: it is asked for anew."""
 LIBRARY_DEAD: Final = frozenset({UNINITIALIZED, DRIVER_NOT_LOADED})
+DEAD: Final = LIBRARY_DEAD | {INVALID_ARGUMENT, NOT_FOUND, GPU_IS_LOST, RESET_REQUIRED}
+"""What says that NVML, or a handle of it, will not answer again."""
 FIRST_RETRY_NS: Final = NS_PER_SECOND
 LONGEST_RETRY_NS: Final = 30 * NS_PER_SECOND
 """Time to the first attempt to get a lost board back, doubled after each that fails, up to the longest."""
@@ -154,7 +155,7 @@ class Nvml:
             code = board.ask()
             after = boottime_ns()
             if code:
-                self._refused(board, code, after)
+                self._lose(board, code, after)
             elif board.counted:
                 readings.append(Reading(board.device_id, (before + after) // 2, board.answer.value * 1000))
             else:
@@ -162,9 +163,8 @@ class Nvml:
             before = after
         return readings
 
-    def _refused(self, board: Board, code: int, now_ns: int) -> None:
-        if code not in DEAD:
-            return
+    def _lose(self, board: Board, code: int, now_ns: int) -> None:
+        """Leave a board out until it is found again: a driver in trouble may take long over every question."""
         board.code, self._any_lost = code, True
         # One that goes is looked for soon, however long another has been away.
         self._pause_ns, self._retry_ns = FIRST_RETRY_NS, now_ns + FIRST_RETRY_NS
@@ -172,14 +172,14 @@ class Nvml:
     def _find_lost(self) -> None:
         """One attempt to get lost boards back, by UUID.
 
-        NVML is closed and opened again only when it is dead itself, or no board is left that it could cost:
-        closing it lets go of every board, and one that nobody else holds may then restart its counter.
+        NVML is closed and opened again only when it is dead itself, or every board is: closing it lets go of
+        all, and one that nobody else holds may then restart its counter, or may not be had again (a container
+        whose devices were taken away).
         """
         lost = [board for board in self._boards if board.code]
+        codes = {board.code for board in self._boards}
         try:
-            if self._generation == self._library.generation and (
-                len(lost) == len(self._boards) or any(board.code in LIBRARY_DEAD for board in lost)
-            ):
+            if self._generation == self._library.generation and (codes & LIBRARY_DEAD or codes <= DEAD):
                 self._library.reopen()
             if self._generation != self._library.generation:
                 lost, self._generation = self._boards, self._library.generation
@@ -218,10 +218,9 @@ class Nvml:
 
     def _users_of(self, board: Board) -> Busy:
         slices = board.users.slices(board.handle)
-        if slices is None:
-            board.partitions.clear()
-            return board.users.whole(board.handle)
         board.partitions.clear()
+        if slices is None:
+            return board.users.whole(board.handle)
         board.partitions.update({part.uuid: part.fraction for part in slices})
         return board.users.sliced(slices)
 

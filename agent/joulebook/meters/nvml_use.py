@@ -140,15 +140,15 @@ class Users:
         notes = [f"{lost} samples of process utilisation unusable"] if lost else []
         if is_mps:
             activity = self._activity(handle, used)
-            if activity is None:
+            if activity is None and pids:
                 notes.append(NO_ACTIVITY_NOTE)
             shares, note = self._side_by_side(pids)
             notes.append(note)
             whole = 1.0 if activity is None else activity
-            return Busy({pid: whole * share for pid, share in shares.items()}, "; ".join(notes))
+            return Busy({pid: whole * share for pid, share in shares.items()}, _joined(notes))
         if used is None:
-            return Busy(dict.fromkeys(pids), "; ".join(notes))
-        return Busy({pid: used.get(pid, 0.0) for pid in pids | used.keys()}, "; ".join(notes))
+            return Busy(dict.fromkeys(pids), _joined(notes))
+        return Busy({pid: used.get(pid, 0.0) for pid in pids | used.keys()}, _joined(notes))
 
     def sliced(self, slices: Sequence[Slice]) -> Busy:
         """The processes of a board divided by MIG: each slice's fraction, shared by those that run in it."""
@@ -165,7 +165,7 @@ class Users:
                 notes.append(note)
             for pid, share in shares.items():
                 busy[pid] = busy.get(pid, 0.0) + part.fraction * share
-        return Busy(busy, "; ".join(dict.fromkeys(notes)))
+        return Busy(busy, _joined(notes))
 
     def slices(self, handle: c_void_p) -> list[Slice] | None:
         """The MIG slices of a board now, None where MIG is off. Compute instances are slices of their own."""
@@ -240,7 +240,9 @@ class Users:
         return (pids | clients) - servers, bool(servers or clients)
 
     def _side_by_side(self, pids: Collection[int]) -> tuple[dict[int, float], str]:
-        """MPS clients' shares of what they do together: by the threads that they may use, else equal."""
+        """MPS clients' shares of what they do together: by the threads that they may use, else equal. A note of it."""
+        if len(pids) < 2:
+            return dict.fromkeys(pids, 1.0), ""
         percents = {pid: self.programs.thread_percent(pid) for pid in pids}
         known = {pid: percent for pid, percent in percents.items() if percent is not None}
         if len(known) < len(percents):
@@ -257,3 +259,8 @@ class Users:
         except NvmlError:
             return None
         return min(percent, 100) / 100
+
+
+def _joined(notes: Sequence[str]) -> str:
+    """Those that say something, each once."""
+    return "; ".join(dict.fromkeys(note for note in notes if note))

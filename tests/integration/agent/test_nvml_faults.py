@@ -9,6 +9,7 @@ from joulebook.history import DeviceHistory
 from joulebook.meters import Meter, Roots, nvml
 from joulebook.meters.accelerator import open_accelerator
 from joulebook.meters.nvml import LONGEST_RETRY_NS, Nvml, open_nvml
+from joulebook.meters.nvml_library import NOT_FOUND
 from joulebook.simulate.curve import parse_curve
 from joulebook.simulate.nvml import Gpu, build_library, environment, write_gpus
 
@@ -192,6 +193,43 @@ def test_without_any_driver_an_attempt_is_made_and_nothing_raised(place: Path, m
     write_gpus(place, [Gpu("GPU-b", STEADY), Gpu("GPU-a", STEADY)], began)  # at another index now
     assert seen(meter) == {"GPU-a"}
     meter.close()
+    meter.close()
+
+
+def test_a_gpu_that_was_taken_out_is_found_when_it_is_back(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = boottime_ns() - 10 * SECOND
+    write_gpus(place, [Gpu("GPU-a", STEADY)], began)
+    meter = open_nvml(Roots())
+    clock = Clock(monkeypatch)
+    write_gpus(place, [], began)
+    for _ in range(3):
+        assert seen(meter) == set()
+        clock.now_ns += LONGEST_RETRY_NS
+    assert meter._boards[0].code == NOT_FOUND
+    generation = meter._library.generation
+    write_gpus(place, [Gpu("GPU-a", STEADY)], began)
+    assert seen(meter) == {"GPU-a"}
+    assert meter._library.generation == generation + 1
+    meter.close()
+
+
+@pytest.mark.parametrize(("error", "reopened"), [("999", False), ("permission", False), ("lost", True)])
+def test_nvml_is_opened_anew_only_when_every_board_is_dead(
+    place: Path, monkeypatch: pytest.MonkeyPatch, error: str, reopened: bool
+) -> None:
+    """A refusal that may pass must not cost handles that may not be had again."""
+    began = boottime_ns() - 10 * SECOND
+    write_gpus(place, [Gpu("GPU-a", STEADY)], began)
+    meter = open_nvml(Roots())
+    clock, generation = Clock(monkeypatch), meter._library.generation
+    write_gpus(place, [Gpu("GPU-a", STEADY, error=error)], began)
+    for _ in range(10):
+        assert seen(meter) == set()
+        clock.now_ns += SECOND
+    assert (meter._library.generation > generation) is reopened
+    write_gpus(place, [Gpu("GPU-a", STEADY)], began)
+    clock.now_ns += LONGEST_RETRY_NS
+    assert seen(meter) == {"GPU-a"}
     meter.close()
 
 

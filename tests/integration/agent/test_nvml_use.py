@@ -198,6 +198,15 @@ def test_clients_whose_environment_cannot_be_read_share_equally_and_it_is_said(b
     assert told.note == MPS_EQUAL_NOTE
 
 
+def test_a_client_alone_has_all_that_the_board_does_and_nothing_to_say(bench: Bench) -> None:
+    client = bench.start(CUDA_MPS_ACTIVE_THREAD_PERCENTAGE="20")
+    meter = bench.open(
+        Gpu("GPU-a", STEADY, utilisation_percent=40, processes=(GpuProcess(client, 1, None, mps_client=True),))
+    )
+    assert use_of(meter) == Busy({client: 0.4}, "")
+    meter.close()
+
+
 def test_an_mps_server_without_clients_leaves_the_board_to_nobody(bench: Bench) -> None:
     server = bench.start_mps_server()
     meter = bench.open(Gpu("GPU-a", STEADY, processes=(GpuProcess(server, 1, None),)))
