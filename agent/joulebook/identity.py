@@ -10,6 +10,9 @@ from typing import Final
 RUN_ID: Final = "JOULEBOOK_RUN_ID"
 """The variable that carries a run's id to every process of it."""
 
+INSIDE: Final = "JOULEBOOK_INSIDE"
+"""The run that a track or ``joulebook run`` around this process set; a run id that somebody else set is not in it."""
+
 MAX_ID: Final = 512
 """Longest run id, in characters."""
 

@@ -112,6 +112,14 @@ def lease_is_held(home: Home, byte: int = METERS) -> bool:
         return False
 
 
+def holder_of(home: Home) -> str:
+    """agent_id of the outbox that goes with the lease, or went last; "" when nobody is on record."""
+    try:
+        return lease_path(home).read_text().strip()
+    except OSError:
+        return ""
+
+
 def runs_are_taken(home: Home) -> bool:
     """True while an agent of this machine takes new runs: a join mark written before is seen by it."""
     return lease_is_held(home, RUNS)

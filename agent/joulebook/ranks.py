@@ -107,7 +107,7 @@ def _slurm(environ: Environ) -> Job | None:
     """A step of a Slurm job. Without a step it is a batch script or a shell, whose commands are runs of their own."""
     step = environ.get("SLURM_STEP_ID", "")
     number = environ.get("SLURM_JOB_ID_HET_GROUP_0") or environ.get("SLURM_JOB_ID", "")
-    if not number or not step.isdigit() or int(step) >= LAST_STEP or "SLURM_PTY_PORT" in environ:
+    if not number or not step.isdecimal() or int(step) >= LAST_STEP or "SLURM_PTY_PORT" in environ:
         return None
     array, task = environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
     shown = f"{array}_{task}" if array and task else number
@@ -155,7 +155,7 @@ def _siblings(environ: Environ) -> Job | None:
 
 def _launcher(environ: Environ) -> tuple[str, str, bool]:
     """Pid and start of the nearest ancestor without a rank, and True; the topmost rank's and False where none is."""
-    variable = next(name for name in RANK_VARIABLES if environ.get(name, "").isdigit())
+    variable = next(name for name in RANK_VARIABLES if environ.get(name, "").isdecimal())
     rank = f"{variable}=".encode()
     pid, top = os.getpid(), ("", "")
     while pid > 0:
@@ -190,7 +190,7 @@ def _hash(*values: str) -> str:
 
 
 def _number(environ: Environ, variables: tuple[str, ...]) -> int | None:
-    return next((int(text) for name in variables if (text := environ.get(name, "")).isdigit()), None)
+    return next((int(text) for name in variables if (text := environ.get(name, "")).isdecimal()), None)
 
 
 def _labels(path: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from joulebook.identity import boot_id, machine_id
 from joulebook.lease import outbox_path, take_lease
 from joulebook.meters import roots_from_environment
 from joulebook.outbox import Outbox
+from joulebook.resume import ended_runs, remember_ended
 from joulebook.sampler import Sampler
 from joulebook.settings import settings_from_environment
 
@@ -32,11 +33,13 @@ def recover(home: Home) -> bool:
             roots = roots_from_environment()
             folder = MarksFolder(home, roots.proc, machine, boot_id())
             sampler = Sampler(outbox, folder, (), roots, settings_from_environment(), machine, boot_id())
+            sampler.book.ended = ended_runs(outbox)
             sampler.start()
             now = boottime_ns()
             if not sampler.flush(now, finish_through=now):
                 return False  # the disk refused: the marks stay for the next try
             sampler.tidy(now, everything=True)
+            remember_ended(outbox, sampler.book)
         finally:
             outbox.close()
     return True

@@ -21,10 +21,10 @@ import click
 
 from joulebook.errors import JoulebookError
 from joulebook.home import Home, find_home
-from joulebook.identity import RUN_ID, machine_id, new_run_id
+from joulebook.identity import INSIDE, RUN_ID, machine_id, new_run_id
 from joulebook.joining import marks_name, write_join
 from joulebook.launch import start_agent_quietly, wait_for_run
-from joulebook.lease import outbox_path
+from joulebook.lease import holder_of, outbox_path
 from joulebook.marks import MarksWriter, members
 from joulebook.outbox import Outbox
 from joulebook.ranks import Job, job_of
@@ -143,11 +143,17 @@ def _labels(options: dict[str, Any]) -> dict[str, Any]:
         "ensemble": ensemble_wire(options["ensemble"]) if options["ensemble"] else None,
         "member": options["member"],
         "seed": options["seed"],
-        "parent_run_id": options["parent"] or os.environ.get(RUN_ID, ""),
+        "parent_run_id": options["parent"] or _around(),
         "inherits": list(options["inherits"]),
         "data_hash": options["data_hash"],
     }
     return labels_from_environment() | {key: value for key, value in given.items() if is_given(value)}
+
+
+def _around() -> str:
+    """The run of the track or ``joulebook run`` that started us, empty where a person or a launcher did."""
+    own = os.environ.get(RUN_ID, "")
+    return own if own == os.environ.get(INSIDE) else ""
 
 
 def _prepare(labels: dict[str, Any], command: tuple[str, ...]) -> Launcher | None:
@@ -157,8 +163,8 @@ def _prepare(labels: dict[str, Any], command: tuple[str, ...]) -> Launcher | Non
     except JoulebookError as error:
         _say(f"{error.cause}: this run is not measured\n  try: {error.remedy}")
         return None
-    # Under a track or another ``joulebook run`` a run of its own; under a launcher of many processes, theirs.
-    job = (None if os.environ.get(RUN_ID) else job_of()) or Job(new_run_id())
+    # Under a track or another ``joulebook run`` a run of its own; else the one that is set, or a launcher's for all.
+    job = (None if _around() else job_of()) or Job(new_run_id())
     name = marks_name(job.run_id, os.getpid(), f"launcher-{secrets.token_hex(4)}")
     marks = MarksWriter(home.marks / name, held=home.shared is not None)
     write_join(marks, job.run_id, "launcher", labels, command, job.note)
@@ -173,7 +179,7 @@ def _execute(command: tuple[str, ...], launcher: Launcher | None) -> tuple[int, 
     """Run CMD to its end. Returns its exit status and the signal that killed it, if one did."""
     environ = dict(os.environ)
     if launcher is not None:
-        environ[RUN_ID] = launcher.run_id
+        environ[RUN_ID] = environ[INSIDE] = launcher.run_id
         environ["JOULEBOOK_HOME"] = str(launcher.home.root)
         launcher.marks.write("start", members({"run": launcher.run_id}))
     with _signals_passed_on() as passed_on_to:
@@ -293,11 +299,28 @@ def _conclude(launcher: Launcher, *, quiet: bool, json_file: Path | None) -> Non
         return
     if quiet and json_file is None:
         return
+    if launcher.home.shared is not None and not _is_ours(launcher.home):
+        raise JoulebookError(
+            f"run {launcher.run_id} was metered by the agent of another home",
+            f"joulebook report run {launcher.run_id} where that agent is",
+        )
     summary = summary_document(launcher.home, launcher.run_id)
     if json_file is not None:
         json_file.write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n")
     if not quiet:
         print(summary_text(summary), file=sys.stderr)
+
+
+def _is_ours(home: Home) -> bool:
+    """True when the agent that meters for the shared folder keeps its rows in this home."""
+    path = outbox_path(home, machine_id())
+    if not path.exists():
+        return False
+    outbox = Outbox(path, writer=False)
+    try:
+        return outbox.agent_id == holder_of(home)
+    finally:
+        outbox.close()
 
 
 def summary_document(home: Home, run_id: str) -> dict[str, Any]:

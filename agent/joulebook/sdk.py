@@ -13,7 +13,7 @@ from math import isfinite as _is_finite
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
-from joulebook.identity import RUN_ID, new_run_id
+from joulebook.identity import INSIDE, RUN_ID, new_run_id
 from joulebook.marks import MarksWriter, as_json, members
 
 if TYPE_CHECKING:  # loaded by the first track, not by the import
@@ -168,7 +168,7 @@ class Track:
         self._labels = labels
         self._sync = sync
         self._process: _Process | None = None
-        self._saved: str | None = None
+        self._saved: list[str | None] = [None, None]
         self.run_id = ""
 
     def __enter__(self) -> Track:
@@ -187,9 +187,9 @@ class Track:
                 labels["parent_run_id"] = inherited.run_id
             _process = _join(job, "track", labels, start_agent=True)
             self._process = _process
-        self._saved = os.environ.get(RUN_ID)
+        self._saved = [os.environ.get(name) for name in (RUN_ID, INSIDE)]
         if self.run_id:
-            os.environ[RUN_ID] = self.run_id
+            os.environ[RUN_ID] = os.environ[INSIDE] = self.run_id
         return self
 
     def _take_over(self, current: _Process) -> None:
@@ -215,10 +215,11 @@ class Track:
     ) -> None:
         global _process
         process = self._process
-        if self._saved is None:
-            os.environ.pop(RUN_ID, None)
-        else:
-            os.environ[RUN_ID] = self._saved
+        for name, value in zip((RUN_ID, INSIDE), self._saved, strict=True):
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
         if process is None or process.pid != os.getpid():
             return
         _synchronise(self._sync)

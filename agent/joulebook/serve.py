@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import signal
@@ -19,7 +18,7 @@ from joulebook.identity import boot_id, machine_id
 from joulebook.lease import Lease, outbox_path, read_status, runs_are_taken, take_lease
 from joulebook.meters import Meter, Refused, open_meters, roots_from_environment
 from joulebook.outbox import Outbox
-from joulebook.rows import Run, from_wire, to_wire
+from joulebook.resume import ended_runs, leave_counters, remember_ended
 from joulebook.sampler import Sampler
 from joulebook.settings import Settings, settings_from_environment
 from joulebook.units import NS_PER_SECOND
@@ -30,10 +29,6 @@ SUCCESSION_SECONDS: Final = 0.05
 """How often an agent that was started for a run looks whether the one before it has ended."""
 FINISH_SECONDS: Final = 60.0
 """Time that an agent which takes no more runs is given to flush and end."""
-
-
-REMEMBERED_RUNS: Final = 100
-"""How many ended runs the next agent knows, in case a later process goes on with one."""
 
 
 def serve(home: Home, until_idle_seconds: float | None, *, standby: bool) -> bool:
@@ -74,42 +69,21 @@ def _meter(
     outbox = Outbox(outbox_path(home, machine), writer=True, most_bytes=settings.outbox_bytes)
     try:
         if lease.last_holder not in ("", outbox.agent_id):
-            _leave_counters(outbox)
+            leave_counters(outbox)
         lease.hold_for(outbox.agent_id)
         folder = MarksFolder(home, roots.proc, machine, boot)
         sampler = Sampler(outbox, folder, meters, roots, settings, machine, boot)
-        sampler.book.ended = _ended(outbox)
+        sampler.book.ended = ended_runs(outbox)
         sampler.start()
         idle = None if until_idle_seconds is None else int(until_idle_seconds * NS_PER_SECOND)
         Loop(sampler, home, refused, idle, stop_fd).run()
-        _remember(outbox, sampler)
+        remember_ended(outbox, sampler.book)
         if _is_readable(stop_fd, 0.0):
             return False
         lease.refuse_runs()
         return bool(sampler.book.open_ids()) or folder.joined_unseen()
     finally:
         outbox.close()
-
-
-def _ended(outbox: Outbox) -> dict[str, Run]:
-    """Runs that earlier agents saw end: a later process of the same run goes on with it."""
-    runs = [run for wire in outbox.state("ended") or () if isinstance(run := from_wire(wire), Run)]
-    return {run.run_id: run for run in runs}
-
-
-def _remember(outbox: Outbox, sampler: Sampler) -> None:
-    """Keep the runs that ended last for the next agent. A disk that refuses costs a note, and no joule."""
-    now = {run_id: state.run for run_id, state in sampler.book.runs.items() if not state.open}
-    runs = sorted((sampler.book.ended | now).values(), key=lambda run: run.ended_at_us or 0)[-REMEMBERED_RUNS:]
-    with contextlib.suppress(OSError):
-        outbox.write(state={"ended": [to_wire(run) for run in runs]})
-
-
-def _leave_counters(outbox: Outbox) -> None:
-    """Another home's agent read the meters since this outbox last did: what they counted in between is not ours."""
-    saved = outbox.state("resume")
-    if saved and saved.get("raw"):
-        outbox.write(state={"resume": {**saved, "raw": {}}})
 
 
 def _stand_by(home: Home, stop_fd: int) -> Lease | None:

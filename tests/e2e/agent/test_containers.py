@@ -128,3 +128,42 @@ def test_pids_are_told_apart_by_namespace_and_start(machine, script):
     own = int((proc / "self/stat").read_text().rpartition(")")[2].split()[19])
     assert pid_here(proc, None, os.getpid(), own) == os.getpid()
     assert pid_here(proc, None, os.getpid(), own + 1000) is None, "the number was given to another process since"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+def test_a_trainer_of_another_user_shares_the_daemons_folder(machine, tmp_path):
+    as_nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+    if subprocess.run([*as_nobody, sys.executable, "-c", "import joulebook"], check=False).returncode != 0:
+        pytest.skip("nobody may not read this installation")
+    for directory in (tmp_path, *tmp_path.parents[:2]):
+        directory.chmod(0o755)
+    machine.environ["JOULEBOOK_MARKS"] = str(tmp_path / "shared")
+    home = Home(machine.home.root, tmp_path / "shared")
+    start_agent(machine, home=home)
+    theirs = machine.environ | {"JOULEBOOK_HOME": "/nowhere/to/write"}
+    code = "import joulebook, time\nwith joulebook.track(), joulebook.phase('train'):\n    time.sleep(2)\n"
+    assert subprocess.run([*as_nobody, sys.executable, "-c", code], env=theirs, check=False).returncode == 0
+    closed(home)
+    (run,) = machine.runs().values()
+    assert run.status == "ok"
+    assert machine.energy(run).phase["train"]
+
+
+def test_joulebook_run_beside_a_daemon_of_another_home_says_where_the_rows_are(machine, tmp_path):
+    machine.environ["JOULEBOOK_MARKS"] = str(tmp_path / "shared")
+    home = Home(machine.home.root, tmp_path / "shared")
+    start_agent(machine, home=home)
+    theirs = machine.environ | {"JOULEBOOK_HOME": str(tmp_path / "theirs")}
+    done = subprocess.run(
+        [*JOULEBOOK, "run", "--", "sh", "-c", "sleep 1; exit 3"],
+        env=theirs,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3
+    closed(home)
+    (run,) = machine.runs().values()
+    assert (run.status, run.exit_code) == ("failed", 3)
+    assert run.run_id in done.stderr
+    assert "try:" in done.stderr

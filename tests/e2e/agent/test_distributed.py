@@ -129,6 +129,23 @@ def test_a_requeued_job_goes_on_with_its_run_though_the_agent_has_ended(nodes, r
     assert trained == pytest.approx(2 * 2 * 100, rel=0.05), "both parts, and not the pause between them"
 
 
+def test_joulebook_run_joins_the_run_that_a_person_names_and_nests_in_one_around_it(bench):
+    bench.environ |= {"JOULEBOOK_METERS": "model", "JOULEBOOK_RUN_ID": "mine"}
+    nested = [*JOULEBOOK, "run", "--quiet", "--", "sleep", "1"]
+    assert bench.joulebook("run", "--quiet", "--", *nested).returncode == 0
+    runs = bench.runs()
+    (child,) = set(runs) - {"mine"}
+    assert runs["mine"].labels.parent_run_id == ""
+    assert runs[child].labels.parent_run_id == "mine"
+    assert {run.status for run in runs.values()} == {"ok"}
+
+
+def test_a_script_under_joulebook_run_joins_the_named_run_and_its_own_command_nests(bench, rank):
+    bench.environ |= {"JOULEBOOK_METERS": "model", "JOULEBOOK_RUN_ID": "mine"}
+    assert bench.joulebook("run", "--quiet", "--", sys.executable, rank, "1").returncode == 0
+    assert set(bench.runs()) == {"mine"}
+
+
 ELASTIC = """
 import joulebook, os, pathlib, sys, time
 with joulebook.track(study="s"):

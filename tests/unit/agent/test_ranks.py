@@ -125,6 +125,33 @@ def test_any_id_gives_a_file_name(run_id):
     assert not name.startswith(".")
 
 
+NAMES = [
+    *SLURM, RUN_ID, "TORCHELASTIC_RUN_ID", "OMPI_COMM_WORLD_RANK", "PMIX_NAMESPACE", "RANK", "WORLD_SIZE", "PMI_RANK",
+    "LOCAL_WORLD_SIZE", "MPIRUN_ID", "MV2_COMM_WORLD_RANK", "JOULEBOOK_POD_UID", "SLURM_RESTART_COUNT",
+]  # fmt: skip
+VALUES = st.one_of(st.sampled_from(["", "0", "1", "2", "none", "\xb2", "\u0663"]), st.text(max_size=40))
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), VALUES))
+def test_any_environment_has_one_id_or_none(environ):
+    job = job_of(environ)
+    assert job == job_of(dict(environ))
+    assert job is None or 0 < len(job.run_id) <= MAX_ID
+    assert all(value is None or value >= 0 for value in place_of(environ))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_in_the_labels_file_are_labels_or_an_error(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("pod") / "labels"
+    path.write_bytes(content)
+    try:
+        job = job_of({"JOULEBOOK_POD_LABELS_FILE": str(path), "JOULEBOOK_POD_UID": "u"})
+    except JoulebookError:
+        return
+    assert job is not None
+    assert job.run_id
+
+
 # -- real processes ---------------------------------------------------------------------------
 
 TELL = """
