@@ -35,9 +35,9 @@ check: .stamps/dev ## formatting, lint, types
 	@$(BIN)/mypy agent collector reports studies
 
 bench: .stamps/dev .stamps/images .stamps/compiler .stamps/peers ## every measurement under bench/, about 25 minutes
-	@set -e; for file in $(filter-out bench/soak.py bench/report.py,$(wildcard bench/*.py)); do \
-	echo "== $$file"; BENCH_RESULTS=out/bench $(BIN)/python $$file; done
-	@$(BIN)/python bench/report.py out/bench
+	@failed=; for file in $(filter-out bench/soak.py bench/report.py,$(wildcard bench/*.py)); do \
+	echo "== $$file"; BENCH_RESULTS=out/bench $(BIN)/python $$file || failed="$$failed $$file"; done; \
+	$(BIN)/python bench/report.py out/bench; [ -z "$$failed" ] || { echo "could not be measured:$$failed"; exit 1; }
 
 soak: .stamps/dev .stamps/images .stamps/compiler ## the kill tests, again and again
 	@$(BIN)/python -m pytest -m soak tests || [ $$? -eq 5 ]

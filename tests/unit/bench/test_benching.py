@@ -150,3 +150,28 @@ def test_a_small_world_keeps_every_joule_and_ends_every_run():
     assert done.returncode == 0, done.stderr[-2000:]
     told = next(line for line in done.stdout.splitlines() if line.startswith("energy told over due"))
     assert float(told.split("joulebook agent")[1].split()[0]) == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("ready.py", "--starts", "1"),
+        ("marks.py", "--calls", "50", "--steps", "2"),
+        ("attribution.py", "3"),
+        ("agent_cost.py", "1", "--warm", "0"),
+        ("slowdown.py", "1"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_bench_runs_and_gives_every_figure_that_it_can_measure_here(words, tmp_path):
+    name, *arguments = words
+    to = tmp_path / "out.json"
+    command = [sys.executable, str(BENCH / name), *arguments, "--json", str(to)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = json.loads(to.read_text())
+    assert told["bench"] == Path(name).stem
+    assert told["rows"]
+    for row in told["rows"]:
+        assert row["value"] is not None or row["note"], row
