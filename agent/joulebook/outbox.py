@@ -8,7 +8,6 @@ a ledger reads batches and acknowledges them.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -24,6 +23,7 @@ from joulebook.outbox_file import (
     files_set_aside,
     is_broken,
     is_nearly_full,
+    new_id,
     open_file,
     put_aside,
     put_state,
@@ -130,7 +130,7 @@ class Outbox:
     def _begin(self) -> None:
         self._queue = Queue(self._db)
         with Transaction(self._db):
-            self._db.execute("insert or ignore into state values ('agent_id', ?)", (json.dumps(os.urandom(8).hex()),))
+            self._db.execute("insert or ignore into state values ('agent_id', ?)", (json.dumps(new_id()),))
         self.agent_id: str = self.state("agent_id")
         self.incarnation: str | None = None
         self._seq = 0
@@ -138,7 +138,7 @@ class Outbox:
         self._open: dict[int, dict[str, Body | None]] = {}
         self._told: dict[str, str] = {}
         if self._writer:
-            self.incarnation = os.urandom(8).hex()
+            self.incarnation = new_id()
             for chunk, keys in self._db.execute("select id, keys from open"):
                 self._open[chunk] = dict.fromkeys(json.loads(keys))
             with Transaction(self._db):

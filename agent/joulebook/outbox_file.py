@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import sys
 from datetime import UTC, datetime
@@ -46,6 +47,11 @@ create table refused (
 );
 create table state (key text primary key, value text not null) without rowid;
 """
+
+
+def new_id() -> str:
+    """A random id of 64 bits. (The module ``secrets`` would bring OpenSSL and its megabytes along.)"""
+    return os.urandom(8).hex()
 
 
 class Unreadable(sqlite3.DatabaseError):

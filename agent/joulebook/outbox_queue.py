@@ -7,17 +7,16 @@ sending on: thinning frees places, and a ledger sees no gap. Reassignments are k
 from __future__ import annotations
 
 import json
-import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from joulebook.outbox_file import Transaction, count_state, release
+from joulebook.outbox_file import Transaction, count_state, new_id, release
 from joulebook.packing import deflate, inflate, pack, unpack
 from joulebook.rows import Body, Reassignment
 
-CHUNK_ROWS: Final = 500
+CHUNK_ROWS: Final = 250
 """Rows that are packed together at most."""
 CHUNKS_AT_ONCE: Final = 100
 KEEP_REFUSED: Final = 1000
@@ -176,7 +175,7 @@ class Queue:
 
     def move(self, wire_id: str) -> str:
         """What waits of that incarnation leaves under a fresh one, from 1; its id."""
-        fresh = secrets.token_hex(8)
+        fresh = new_id()
         with Transaction(self.db):
             sql = "select opened, id from incarnation where wire_id = ?"
             for opened, local in self.db.execute(sql, (wire_id,)).fetchall():

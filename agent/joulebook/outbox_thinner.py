@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from joulebook.errors import BadInput
 from joulebook.outbox_file import Transaction, count_state, put_state, state_of
 from joulebook.outbox_queue import CHUNK_ROWS, START, Chunk, Queue
-from joulebook.packing import SMALL, deflate, inflate, unpack
-from joulebook.rows import Body, to_wire
+from joulebook.packing import SMALL, deflate, inflate, text_of, unpack
+from joulebook.rows import Body
 from joulebook.thinning import STEPS_US, thin
 
-WINDOW_ROWS: Final = 1000
-"""Rows that one step looks at: it runs on the sampler's thread, and in its memory."""
 _CURSOR: Final = "thinning"
 
 
 def thin_step(queue: Queue, is_new: Callable[[int, Body], bool]) -> bool:
     """One step, oldest rows first. False when nothing is left to gain; the next one begins anew.
 
+    A step looks at CHUNK_ROWS rows: it runs on the sampler's thread, and in its memory.
     is_new(opened, row): that row, and those after it, are not merged yet. Rows are packed closer through the
     whole queue, then merged within a minute, within five, within an hour. Raises sqlite3.OperationalError when
     the disk refuses.
@@ -54,7 +52,7 @@ def _window(queue: Queue, after: tuple[int, int]) -> tuple[list[Chunk], tuple[in
     window: list[Chunk] = []
     seen: tuple[int, int] | None = None
     for chunk in queue.chunks(after, body="x''"):
-        full = sum(c.count for c in window) + chunk.count > WINDOW_ROWS
+        full = sum(c.count for c in window) + chunk.count > CHUNK_ROWS
         if window and (full or chunk.opened != window[0].opened):
             break
         seen = chunk.end
@@ -66,30 +64,27 @@ def _window(queue: Queue, after: tuple[int, int]) -> tuple[list[Chunk], tuple[in
 
 
 def _is_loose(window: Sequence[Chunk]) -> bool:
-    """True when the rows would take far fewer chunks."""
-    return len(window) > 2 * -(-sum(chunk.count for chunk in window) // CHUNK_ROWS)
+    """True when packing its rows closer is worth it."""
+    return len(window) > 2
 
 
 def _thin_window(queue: Queue, window: list[Chunk], level: int, is_new: Callable[[int, Body], bool]) -> None:
     if level == 0:
-        _repack(queue, window, [row for chunk in window for row in json.loads(inflate(chunk.body))])
+        arrays = (inflate(chunk.body)[1:-1] for chunk in window)
+        _put_instead(queue, window, "[" + ",".join(arrays) + "]", sum(chunk.count for chunk in window))
         return
     rows = [body for chunk in window for body in unpack(chunk.body)]
     old = next((i for i, row in enumerate(rows) if is_new(window[0].opened, row)), len(rows))
     kept = [*thin(rows[:old], STEPS_US[level - 1]), *rows[old:]]
     if len(kept) < len(rows):
-        _repack(queue, window, [to_wire(row) for row in kept])
+        _put_instead(queue, window, text_of(kept), len(kept))
         count_state(queue.db, "merged", len(rows) - len(kept))
 
 
-def _repack(queue: Queue, window: list[Chunk], rows: list[Any]) -> None:
-    """Wire rows in the window's stead, at the last of its places: rows that a late mark may name keep theirs."""
+def _put_instead(queue: Queue, window: list[Chunk], text: str, count: int) -> None:
+    """Rows in the window's stead, at the last of its places: rows that a late mark may name keep theirs."""
     for chunk in window:
         queue.delete(chunk)
-    place = window[-1].last - len(rows) + 1
-    for i in range(0, len(rows), CHUNK_ROWS):
-        part = rows[i : i + CHUNK_ROWS]
-        names = any(row["row"] == "reassignment" for row in part)
-        body = deflate(json.dumps(part, separators=(",", ":")), SMALL)
-        first = place + i
-        queue.put(replace(window[0], first=first, last=first + len(part) - 1, names=names, body=body))
+    last = window[-1].last
+    names = any(chunk.names for chunk in window)
+    queue.put(replace(window[0], first=last - count + 1, last=last, names=names, body=deflate(text, SMALL)))

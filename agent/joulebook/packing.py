@@ -25,7 +25,12 @@ _FIELDS: dict[type, tuple[tuple[str, ...], attrgetter[Any]]] = {}
 
 def pack(bodies: Iterable[Body], level: int = QUICK) -> bytes:
     """Rows as bytes. Raises ValueError on a number that JSON has not, such as NaN."""
-    return deflate(_ENCODER.encode([_named(body) for body in bodies]), level)
+    return deflate(text_of(bodies), level)
+
+
+def text_of(bodies: Iterable[Body]) -> str:
+    """Rows as a JSON array. Raises ValueError on a number that JSON has not, such as NaN."""
+    return _ENCODER.encode([_named(body) for body in bodies])
 
 
 def unpack(packed: bytes) -> list[Body]:

@@ -6,7 +6,7 @@ Sampling never waits for the network: the thread has its own connection to the o
 
 from __future__ import annotations
 
-import random
+import os
 import sqlite3
 import sys
 import threading
@@ -62,6 +62,11 @@ def wait_seconds(failures: int, asked: float | None, jitter: float) -> float:
     return max(jitter * most, min(asked or 0.0, LONGEST_ASKED_WAIT_SECONDS))
 
 
+def _jitter() -> float:
+    """Random, 0 to 1."""
+    return int.from_bytes(os.urandom(4), "big") / 2**32
+
+
 @dataclass(slots=True)
 class Shipper:
     """Start it once; ``stop`` it before the agent ends.
@@ -72,7 +77,7 @@ class Shipper:
     outbox_path: Path
     to: Destination
     ship_seconds: float = SHIP_SECONDS
-    jitter: Callable[[], float] = random.random
+    jitter: Callable[[], float] = _jitter
     status: ShippingStatus = field(init=False)
     _client: CollectorClient = field(init=False)
     _thread: threading.Thread = field(init=False)
