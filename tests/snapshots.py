@@ -2,7 +2,7 @@
 
 from joulebook.clock import boottime_ns, utc_us
 from joulebook.rows import Component, Labels, Measurement, Method, Policy, Share, ShareKind
-from joulebook.snapshot import DeviceState, MeterState, OutboxState, Snapshot, Ticks
+from joulebook.snapshot import DeviceState, MeterState, OutboxState, ShippingState, Snapshot, Ticks
 from joulebook.totals import Totals
 
 SECOND = 10**9
@@ -62,6 +62,7 @@ def snapshot(totals=None, **values):
         ),
         "meters": (MeterState("rapl", 100, 1, 20_000_000), MeterState("nvml", 100, 0, 70_000_000)),
         "outbox": OutboxState(rows=12, bytes=40_960, oldest_us=utc_us() - 90_000_000),
+        "shipping": ShippingState(rows=500, failures=1, acknowledged_us=utc_us()),
         "ticks": Ticks(done=100, missed=2, late=(90, 5, 2, 1, 1, 1, 0), late_ns=3_000_000_000),
         "open_runs": 2,
     }

@@ -159,6 +159,18 @@ MERGED_SPANS: Final = Metric(
 REFUSED_ROWS: Final = Metric(
     "joulebook_outbox_refused_rows_total", Kind.COUNTER, "Rows that a collector refused; they are kept."
 )
+FILES_SET_ASIDE: Final = Metric(
+    "joulebook_outbox_files_set_aside", Kind.GAUGE, "Outboxes that could not be read and were put aside."
+)
+SHIPPED_ROWS: Final = Metric("joulebook_shipped_rows_total", Kind.COUNTER, "Rows that the collector has acknowledged.")
+SHIPPING_FAILURES: Final = Metric(
+    "joulebook_shipping_failures", Kind.GAUGE, "Attempts to ship since the last one that the collector acknowledged."
+)
+SHIPPING_TIME: Final = Metric(
+    "joulebook_shipping_last_success_timestamp_seconds",
+    Kind.GAUGE,
+    "When the collector last acknowledged rows, UTC; absent before it first did.",
+)
 LOST_ROWS: Final = Metric("joulebook_lost_rows_total", Kind.COUNTER, "Rows given up because disk and memory were full.")
 AGENT_CPU: Final = Metric("joulebook_agent_cpu_seconds_total", Kind.COUNTER, "CPU time of the agent itself.")
 AGENT_MEMORY: Final = Metric(
@@ -248,6 +260,21 @@ def _lateness(now: _Now) -> list[Sample]:
     return [Sample((), Distribution(buckets[-1][1], ticks.late_ns / NS_PER_SECOND, buckets))]
 
 
+def _shipped(now: _Now) -> list[Sample]:
+    return [] if now.snapshot.shipping is None else _one(now.snapshot.shipping.rows)
+
+
+def _shipping_failures(now: _Now) -> list[Sample]:
+    return [] if now.snapshot.shipping is None else _one(now.snapshot.shipping.failures)
+
+
+def _shipping_time(now: _Now) -> list[Sample]:
+    shipping = now.snapshot.shipping
+    if shipping is None or shipping.acknowledged_us is None:
+        return []
+    return _one(shipping.acknowledged_us / US_PER_SECOND)
+
+
 def _outbox_age(now: _Now) -> list[Sample]:
     oldest_us = now.snapshot.outbox.oldest_us
     return [] if oldest_us is None else _one(max(0, now.at_us - oldest_us) / US_PER_SECOND)
@@ -281,6 +308,10 @@ _SAMPLES: Final[dict[str, Callable[[_Now], Sequence[Sample]]]] = {
     OUTBOX_WRITABLE.name: lambda now: _one(now.snapshot.outbox.writable),
     MERGED_SPANS.name: lambda now: _one(now.snapshot.outbox.merged_spans),
     REFUSED_ROWS.name: lambda now: _one(now.snapshot.outbox.refused_rows),
+    FILES_SET_ASIDE.name: lambda now: _one(now.snapshot.outbox.files_set_aside),
+    SHIPPED_ROWS.name: _shipped,
+    SHIPPING_FAILURES.name: _shipping_failures,
+    SHIPPING_TIME.name: _shipping_time,
     LOST_ROWS.name: lambda now: _one(now.snapshot.outbox.lost_rows),
     AGENT_CPU.name: lambda now: _one(now.own.cpu_seconds),
     AGENT_MEMORY.name: lambda now: _one(now.own.resident_bytes),

@@ -128,7 +128,7 @@ class OutboxState:
 
     lost_rows: given up since the start because disk and memory were full.  merged_spans, refused_rows: spans that
     became part of a longer one because the outbox was full, and rows that a collector refused, ever.
-    writable: the last write was taken.
+    files_set_aside: outboxes that could not be read and were put aside.  writable: the last write was taken.
     """
 
     rows: int = 0
@@ -137,7 +137,19 @@ class OutboxState:
     lost_rows: int = 0
     merged_spans: int = 0
     refused_rows: int = 0
+    files_set_aside: int = 0
     writable: bool = True
+
+
+class ShippingState(NamedTuple):
+    """How rows go to a collector. rows: acknowledged since the start.  failures: attempts since the last one that was.
+
+    acknowledged_us: UTC of that one, None before the first.
+    """
+
+    rows: int = 0
+    failures: int = 0
+    acknowledged_us: int | None = None
 
 
 LATENESS_BOUNDS_NS = (1_000_000, 5_000_000, 20_000_000, 100_000_000, 500_000_000, 2_000_000_000)
@@ -163,7 +175,8 @@ class Snapshot:
 
     version: counts the snapshots, from 1; a reader that has shown one to the outside says so with it.
     at_ns: CLOCK_BOOTTIME of the last turn of the loop.  sample_ns: nominal time between readings.
-    started_us: UTC at which the agent's counts began.  clock_steps: how often UTC was set.  open_runs: not ended.
+    started_us: UTC at which the agent's counts began.  shipping: None where no collector is set.
+    clock_steps: how often UTC was set.  open_runs: not ended.
     """
 
     version: int
@@ -176,6 +189,7 @@ class Snapshot:
     devices: tuple[DeviceState, ...] = ()
     meters: tuple[MeterState, ...] = ()
     outbox: OutboxState = field(default_factory=OutboxState)
+    shipping: ShippingState | None = None
     ticks: Ticks = field(default_factory=Ticks)
     clock_steps: int = 0
     open_runs: int = 0

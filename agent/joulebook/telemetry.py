@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from joulebook.errors import JoulebookError
-from joulebook.snapshot import LATENESS_BOUNDS_NS, DeviceState, MeterState, OutboxState, Snapshot, Ticks
+from joulebook.snapshot import LATENESS_BOUNDS_NS, DeviceState, MeterState, OutboxState, ShippingState, Snapshot, Ticks
 from joulebook.totals import Totals
 from joulebook.units import NS_PER_SECOND
 
@@ -93,7 +93,14 @@ class Telemetry:
         """True when it is time for the next ``publish``."""
         return self.newest is None or now_ns - self.newest.at_ns >= PUBLISH_NS
 
-    def publish(self, now_ns: int, devices: tuple[DeviceState, ...], outbox: OutboxState, open_runs: int) -> None:
+    def publish(
+        self,
+        now_ns: int,
+        devices: tuple[DeviceState, ...],
+        outbox: OutboxState,
+        open_runs: int,
+        shipping: ShippingState | None = None,
+    ) -> None:
         """Make the newest snapshot; runs that have been shown for long enough leave the totals."""
         self.totals.expire(now_ns, max((exporter.seen for exporter in self.exporters), default=0))
         version, energies = self.totals.freeze()
@@ -112,6 +119,7 @@ class Telemetry:
                 for name, read in self._meters.items()
             ),
             outbox=outbox,
+            shipping=shipping,
             ticks=Ticks(sum(late), self._missed, late, self._late_ns),
             clock_steps=self.clock_steps,
             open_runs=open_runs,

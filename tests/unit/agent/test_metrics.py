@@ -14,13 +14,16 @@ from joulebook.metrics import (
     OUTBOX_AGE,
     RESIDUAL,
     RUNS,
+    SHIPPED_ROWS,
+    SHIPPING_FAILURES,
+    SHIPPING_TIME,
     Kind,
     OwnUse,
     families,
     own_use,
 )  # fmt: skip
 from joulebook.rows import Component, Method
-from joulebook.snapshot import DeviceState, MeterState, OutboxState, Ticks
+from joulebook.snapshot import DeviceState, MeterState, OutboxState, ShippingState, Ticks
 from joulebook.totals import Totals
 from snapshots import DEVICES, SECOND, busy_totals, measurement, snapshot
 
@@ -80,6 +83,13 @@ def test_a_device_that_is_not_read_any_more_is_absent_not_zero():
 
 def test_an_empty_outbox_has_no_oldest_row():
     assert samples_of(OUTBOX_AGE, snapshot(outbox=OutboxState())) == {}
+
+
+def test_where_nothing_is_shipped_nothing_is_said_of_it():
+    made = snapshot(shipping=None)
+    assert [samples_of(m, made) for m in (SHIPPED_ROWS, SHIPPING_FAILURES, SHIPPING_TIME)] == [{}, {}, {}]
+    begun = snapshot(shipping=ShippingState(failures=3))
+    assert [samples_of(m, begun) for m in (SHIPPED_ROWS, SHIPPING_FAILURES, SHIPPING_TIME)] == [{(): 0}, {(): 3}, {}]
 
 
 def test_lateness_is_a_cumulative_histogram():
