@@ -65,25 +65,35 @@ def random_curve(rng: np.random.Generator, component: Component, seconds: float)
 
 @dataclass(frozen=True)
 class Sensor:
-    """How one device's sensor departs from the truth. phase_seconds: when within its step it is updated."""
+    """How one device's sensor departs from the truth.
+
+    phase_seconds: when within its step it is updated.  lag_seconds: how old its value is by then.
+    """
 
     gain: float
     phase_seconds: float
+    lag_seconds: float
     step_seconds: float
     window_seconds: float
 
 
 def random_sensor(rng: np.random.Generator, device: Device, gain: float) -> Sensor:
-    """A sensor of that device's kind, its updates at random phase. gain: 1 for a perfect one."""
-    # An averaged device's step is the window; the reading itself moves every 100 ms (METHODS 1.1).
-    step = 0.1 if device.method is Method.INTEGRATED else device.step_ns / NS
+    """A sensor of that device's kind. gain: 1 for a perfect one.
+
+    Its step is drawn from a fifth of the stated one (20 to 100 ms for boards, METHODS 1.1) up to it, its updates fall
+    at a random phase, its value is up to a step old.
+    """
+    # An averaged device's stated step is its window; the reading itself moves every 100 ms.
+    stated = 0.1 if device.method is Method.INTEGRATED else device.step_ns / NS
+    step = rng.uniform(0.2, 1.0) * stated
     window = device.step_ns / NS if device.averaged else INSTANT_SECONDS
-    return Sensor(gain, rng.uniform(0, step), step, window)
+    return Sensor(gain, rng.uniform(0, step), rng.uniform(0, step), step, window)
 
 
 def readings(rng: np.random.Generator, curve: Curve, sensor: Sensor, device: Device, at: np.ndarray) -> list[Reading]:
     """What the device says at each instant, seconds."""
-    updated = np.floor((at - sensor.phase_seconds) / sensor.step_seconds) * sensor.step_seconds + sensor.phase_seconds
+    steps = np.floor((at - sensor.phase_seconds) / sensor.step_seconds)
+    updated = steps * sensor.step_seconds + sensor.phase_seconds - sensor.lag_seconds
     times = (at * NS).astype(np.int64)
     if device.method is Method.COUNTER:
         base = int(rng.integers(1, 10**9))
