@@ -15,8 +15,10 @@ OPEN_SECONDS: Final = 0.2
 """How long an opener waits for the first answer: the agent is ready within 0.3 s, whatever the source does."""
 JITTER: Final = 0.1
 """Polls are spread by up to a tenth of their period, so that no fleet asks at once and no load beats with them."""
-LONGEST_PAUSE_SECONDS: Final = 300.0
-"""Back-off doubles from the poll period up to this; after a refusal (wrong password) it is this at once."""
+LONGEST_PAUSE_SECONDS: Final = 60.0
+"""Back-off doubles from the poll period up to this: so late at most is it seen that a source is back."""
+REFUSED_PAUSE_SECONDS: Final = 300.0
+"""After a refusal, such as of a password: who asks often then is locked out."""
 CLOSE_SECONDS: Final = 0.5
 LEAST_POLL_SECONDS: Final = 0.1
 MOST_POLL_SECONDS: Final = 60.0
@@ -122,7 +124,7 @@ class Poller:
         if self._error is None:
             return max(self._period * spread - spent, self._period * JITTER)
         if self._error.lasting:
-            return LONGEST_PAUSE_SECONDS * spread
+            return REFUSED_PAUSE_SECONDS * spread
         return min(self._period * 2.0 ** min(self.failures - 1, 20), LONGEST_PAUSE_SECONDS) * spread
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from conftest import wait_for
+from hypothesis import given
+from hypothesis import strategies as st
 from joulebook.clock import boottime_ns
 from joulebook.meters import MeterAbsent, MeterUnavailable, Roots, fetch, polling, redfish
 from joulebook.meters.redfish import open_redfish
@@ -115,6 +117,21 @@ def test_a_chassis_without_power_control_gives_its_environment_metrics(make_bmc)
     meter.close()
     assert bmc.server.requests[0] == f"{CHASSIS}/Power"
     assert set(bmc.server.requests[1:]) == {f"{CHASSIS}/EnvironmentMetrics"}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["PowerControl", "PowerConsumedWatts", "PowerWatts", "EnergykWh", "Reading", "x"]), inner
+    ),
+)  # fmt: skip
+
+
+@given(JSON)
+def test_no_page_breaks_the_views_or_gives_what_is_no_power(page) -> None:
+    for value_of in (redfish.watts_of_power, redfish.watts_of_environment, redfish.kwh_of_environment):
+        value = value_of(page)
+        assert value is None or 0 < value < 1e9
 
 
 def test_energy_is_a_counter_where_it_is_asked_for(make_bmc) -> None:
@@ -402,7 +419,7 @@ def test_failures_back_off_and_a_refusal_waits_longest() -> None:
 
     poller = polling.Poller("x", refuse, 1.0, 10.0)
     assert poller.wait(5)
-    assert poller._pause(0) >= polling.LONGEST_PAUSE_SECONDS * (1 - polling.JITTER)
+    assert poller._pause(0) >= polling.REFUSED_PAUSE_SECONDS * (1 - polling.JITTER)
     assert not poller.ask_now(0)
     poller._error = polling.NoAnswer("no", "none")
     pauses = []
