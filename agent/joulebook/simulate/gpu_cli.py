@@ -24,8 +24,7 @@ CURVE_HELP = f"Power of each device, or one for all, made to differ: {FORMS}."
     "--curve", "curves", type=parse_curve, metavar="CURVE", multiple=True, default=("constant:250",), help=CURVE_HELP
 )
 @click.option("--energy-counter/--no-energy-counter", default=True, show_default=True, help="Whether GPUs have one.")
-@click.option("--power/--no-power", default=True, show_default=True, help="Whether GPUs tell their power; without, "
-              "no energy either.")  # fmt: skip
+@click.option("--no-power", is_flag=True, help="GPUs tell neither energy nor power, only how busy they are.")
 @click.option("--architecture", default="hopper", show_default=True, help="Decides how power is averaged.")
 @click.option("--name", default="Simulated H100", show_default=True, help="Model of the GPUs.")
 @click.option("--step-ms", type=click.FloatRange(min=0), default=100.0, show_default=True, help="Sensors' update step.")
@@ -46,7 +45,7 @@ def nvml(
     gpus: int,
     curves: tuple[Curve, ...],
     energy_counter: bool,
-    power: bool,
+    no_power: bool,
     architecture: str,
     name: str,
     step_ms: float,
@@ -85,8 +84,8 @@ def nvml(
                 curve=curve,
                 name=name,
                 architecture=architecture,
-                energy_counter=energy_counter and power,
-                power=power,
+                energy_counter=energy_counter and not no_power,
+                power=not no_power,
                 mig=mig or bool(parts),
                 slices=tuple(
                     gpu.GpuSlice(f"MIG-{n:08x}-51a0-4000-8000-{i:012x}", size) for i, (size, _) in enumerate(parts)
