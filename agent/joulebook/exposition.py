@@ -35,6 +35,7 @@ Source = Callable[[], Snapshot | None]
 OPENMETRICS: Final = "application/openmetrics-text"
 OPENMETRICS_TYPE: Final = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
 TEXT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+STANDING_BY: Final = "another agent meters this machine: standing by"
 MOST_EXEMPLAR_CHARACTERS: Final = 128
 """Of an exemplar's label names and values together (OpenMetrics 1.0)."""
 
@@ -133,13 +134,16 @@ class AgentCollector:
 class Exposition:
     """Serves the agent's metrics and health until ``close``.
 
-    source: called at each request.  seen: the newest snapshot's version that /metrics has shown to a client.
+    source: called at each request.  standing_by: true while another agent meters this machine and this one waits:
+    healthy, and not ready.  seen: the newest snapshot's version that /metrics has shown to a client.
     Raises JoulebookError when it cannot serve as asked.
     """
 
-    def __init__(self, source: Source, settings: ExporterSettings) -> None:
+    def __init__(
+        self, source: Source, settings: ExporterSettings, standing_by: Callable[[], bool] = lambda: False
+    ) -> None:
         self.seen = 0
-        self._source, self._settings = source, settings
+        self._source, self._settings, self._standing_by = source, settings, standing_by
         self._encode = load_prometheus_client().encode
         if settings.token_file:
             _token(settings.token_file)
@@ -155,9 +159,9 @@ class Exposition:
         if request.path == "/metrics":
             return self._metrics(request)
         if request.path == "/healthz":
-            return _verdict(not_live(self._source(), boottime_ns()))
+            return _verdict([] if self._standing_by() else not_live(self._source(), boottime_ns()))
         if request.path == "/readyz":
-            return _verdict(not_ready(self._source(), boottime_ns()))
+            return _verdict([STANDING_BY] if self._standing_by() else not_ready(self._source(), boottime_ns()))
         return Response(404, b"/metrics, /healthz, /readyz\n")
 
     def _metrics(self, request: Request) -> Response:

@@ -45,7 +45,8 @@ class _Readings:
 class Telemetry:
     """Counts since ``started_us`` (UTC).
 
-    totals: to be told of rows and runs.  newest: None before the first ``publish``.
+    totals: to be told of rows and runs.  newest: None before the first ``publish``.  standing_by: True while the agent
+    waits for another one's end.
     """
 
     machine_id: str
@@ -54,6 +55,7 @@ class Telemetry:
     started_us: int
     totals: Totals = field(default_factory=Totals)
     newest: Snapshot | None = None
+    standing_by: bool = False
     exporters: list[Exporter] = field(default_factory=list)
     clock_steps: int = 0
     _meters: dict[str, _Readings] = field(default_factory=dict)
@@ -150,7 +152,7 @@ def _open_exposition(telemetry: Telemetry, environ: Mapping[str, str]) -> Export
 
     settings = exporter_settings(environ)
     assert settings is not None
-    return Exposition(lambda: telemetry.newest, settings)
+    return Exposition(lambda: telemetry.newest, settings, lambda: telemetry.standing_by)
 
 
 def _open_otlp(telemetry: Telemetry, environ: Mapping[str, str]) -> Exporter:

@@ -100,6 +100,16 @@ def test_health_is_told_by_status(serve):
     assert get(made.address, "/readyz")[0::2] == (503, b"the outbox's disk refuses rows: they wait in memory\n")
 
 
+def test_an_agent_that_stands_by_is_healthy_and_not_ready():
+    waiting = True
+    with closing(Exposition(lambda: None, ExporterSettings("127.0.0.1", 0), lambda: waiting)) as made:
+        assert get(made.address, "/healthz")[0] == 200
+        assert get(made.address, "/readyz")[0::2] == (503, b"another agent meters this machine: standing by\n")
+        assert get(made.address)[0::2] == (200, b"")
+        waiting = False
+        assert get(made.address, "/healthz")[0] == 503
+
+
 def test_other_paths_and_methods_are_refused(serve):
     made = serve(snapshot)
     assert get(made.address, "/")[0] == 404

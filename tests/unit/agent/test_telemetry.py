@@ -2,9 +2,12 @@
 
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from http.client import HTTPConnection
 
 import pytest
+from conftest import wait_for
+from joulebook.clock import boottime_ns
 from joulebook.exposition import Exposition
 from joulebook.rows import Component
 from joulebook.snapshot import LATENESS_BOUNDS_NS, MeterState, OutboxState
@@ -103,6 +106,29 @@ def test_an_exporter_that_cannot_start_is_an_error_and_harms_no_other():
         assert "JOULEBOOK_OTLP_ENDPOINT" in error.cause
         (exposition,) = told.exporters
         assert isinstance(exposition, Exposition)
+
+
+def test_the_exposition_follows_what_is_told():
+    with ExitStack() as stack:
+        told = telemetry(standing_by=True)
+        assert told.open_exporters(stack, {"JOULEBOOK_METRICS_ADDRESS": "127.0.0.1:0"}) == []
+        (exposition,) = told.exporters
+        assert isinstance(exposition, Exposition)
+        assert status(exposition, "/healthz") == 200
+        told.standing_by = False
+        assert status(exposition, "/healthz") == 503
+        publish(told, boottime_ns())
+        assert status(exposition, "/healthz") == 200
+        assert status(exposition, "/metrics") == 200
+        wait_for(lambda: exposition.seen == told.newest.version, what="the scrape to be noticed")
+
+
+def status(exposition, path):
+    with closing(HTTPConnection(*exposition.address, timeout=10)) as connection:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
 
 
 def test_an_agent_without_exporters_loads_none_of_them():
