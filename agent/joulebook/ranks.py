@@ -45,6 +45,11 @@ LOCAL_SIZE_VARIABLES: Final = (
 )  # fmt: skip
 NODE_VARIABLES: Final = ("GROUP_WORLD_SIZE", "SLURM_STEP_NUM_NODES", "SLURM_JOB_NUM_NODES", "SLURM_NNODES")
 RESTART_VARIABLES: Final = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+MPI_VARIABLES: Final = (
+    "OMPI_MCA_orte_precondition_transports", "OMPI_MCA_initial_wdir", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE",
+    "SLURM_JOB_ID",
+)  # fmt: skip
+"""What every rank of a job of mpirun is told alike, where it is told at all."""
 LAST_STEP: Final = 0xFFFF_FFF0
 """Slurm step numbers from here on are no steps of the user's: batch script, interactive shell, extern."""
 POD_JOB_LABELS: Final = (
@@ -92,15 +97,23 @@ def _torchrun(environ: Environ) -> Job | None:
 
 
 def _mpi(environ: Environ) -> Job | None:
-    """Jobs of mpirun and mpiexec: the job's name among them, and what else all of its ranks are told alike."""
+    """A job of mpirun: its name, made of mpirun's host and pid, and what else all of its ranks are told alike.
+
+    A pid comes again, in a container soon: where all ranks are here, mpirun's start on this boot tells jobs apart.
+    """
     space = environ.get("PMIX_NAMESPACE", "")
-    if "OMPI_COMM_WORLD_RANK" in environ or (space and not space.startswith("slurm")):
-        told = [environ.get(name, "") for name in ("OMPI_MCA_ess_base_jobid", "OMPI_MCA_orte_precondition_transports")]
-        named = space or told[0]
-        return Job(_qualified(f"mpi-{named}", environ, *told, environ.get("SLURM_JOB_ID", ""))) if named else None
     if "MPIRUN_ID" in environ and "MV2_COMM_WORLD_RANK" in environ:
-        return Job(_qualified(f"mpi-{environ.get('MPIRUN_HOST', '')}-{environ['MPIRUN_ID']}", environ))
-    return None
+        named = f"{environ.get('MPIRUN_HOST', '')}-{environ['MPIRUN_ID']}"
+    elif "OMPI_COMM_WORLD_RANK" in environ or (space and not space.startswith("slurm")):
+        named = space or environ.get("OMPI_MCA_ess_base_jobid", "")
+    else:
+        return None
+    if not named:
+        return None
+    told = [environ.get(name, "") for name in MPI_VARIABLES]
+    if _number(environ, SIZE_VARIABLES) == _number(environ, LOCAL_SIZE_VARIABLES) is not None:
+        told += [boot_id(), *_launcher(environ)[:2]]
+    return Job(_qualified(f"mpi-{named}", environ, *told))
 
 
 def _slurm(environ: Environ) -> Job | None:

@@ -35,6 +35,7 @@ SLURM = {
         ({**SLURM, "SLURM_STEP_ID": str(LAST_STEP + 11)}, None),
         ({**SLURM, "SLURM_PTY_PORT": "45123", "SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, None),
         ({"OMPI_COMM_WORLD_RANK": "1", "PMIX_NAMESPACE": "prterun-n1-412@1"}, "mpi-prterun-n1-412@1"),
+        ({"PMIX_RANK": "1", "PMIX_NAMESPACE": "prterun-n1-412@1"}, "mpi-prterun-n1-412@1"),
         ({"MV2_COMM_WORLD_RANK": "1", "MPIRUN_ID": "412", "MPIRUN_HOST": "n1"}, "mpi-n1-412"),
         ({**SLURM, "PMIX_NAMESPACE": "slurm.pmix.7.2", "PMIX_RANK": "1"}, "slurm-alps-7.2-"),
         ({"JOULEBOOK_POD_UID": "0c5e"}, "pod-0c5e"),
@@ -237,6 +238,44 @@ def test_without_hard_links_the_first_still_names_the_run(tmp_path, monkeypatch)
     first = rendezvous.agreed_run_id(path)
     rendezvous._propose(path)  # one who looked before the file was there
     assert rendezvous.agreed_run_id(path) == first
+
+
+OPEN_MPI = ["mpirun", "--oversubscribe", "-n", "3"]
+HYDRA = ["mpiexec.hydra", "-n", "3"]
+
+
+def is_there(command, says):
+    """True where that command is that launcher."""
+    try:
+        done = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=False)
+    except OSError:
+        return False
+    return says in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "begins"),
+    [
+        pytest.param(
+            OPEN_MPI, "mpi-", marks=pytest.mark.skipif(not is_there(OPEN_MPI, "Open MPI"), reason="no Open MPI")
+        ),
+        pytest.param(HYDRA, "ranks-", marks=pytest.mark.skipif(not is_there(HYDRA, "HYDRA"), reason="no Hydra")),
+    ],
+    ids=["Open MPI", "Hydra"],
+)
+@pytest.mark.parametrize("wrapper", [[], ["sh", "-c", '"$0" "$@"; exit $?']], ids=["bare", "sh"])
+def test_real_mpi(bare, command, begins, wrapper):
+    environ = {**bare, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    first, second = (told([*command, *wrapper, sys.executable, "-c", TELL], environ) for _ in range(2))
+    ids = set()
+    for found in (first, second):
+        assert sorted(place[:2] for _, _, place in found) == [[0, 3], [1, 3], [2, 3]]
+        (run_id,) = {run_id for run_id, _, _ in found}
+        assert run_id.startswith(begins)
+        assert {note for _, note, _ in found} == {""}
+        ids.add(run_id)
+    assert len(ids) == 2
 
 
 torchrun = pytest.mark.skipif(
