@@ -8,15 +8,20 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from joulebook.errors import JoulebookError
 from joulebook.snapshot import LATENESS_BOUNDS_NS, DeviceState, MeterState, OutboxState, ShippingState, Snapshot, Ticks
 from joulebook.totals import Totals
 from joulebook.units import NS_PER_SECOND
 
+if TYPE_CHECKING:
+    from joulebook.outbox import Outbox
+
+STATE: Final = "totals"
+"""Where the totals of a cleanly ended agent are kept in its outbox."""
 PUBLISH_NS: Final = NS_PER_SECOND * 9 // 10
 """Snapshots are at least this far apart, however fast the loop ticks."""
 CLOCK_STEP_NS: Final = NS_PER_SECOND // 10
@@ -126,6 +131,24 @@ class Telemetry:
             clock_steps=self.clock_steps,
             open_runs=open_runs,
         )
+
+    def resume(self, outbox: Outbox) -> None:
+        """Go on counting where the agent before stopped, if it stopped cleanly; before any row is added.
+
+        What it left is removed first: totals restored a second time would lie below what was shown meanwhile, and
+        a reader would count them twice. Where the disk does not let it be removed, counting begins at 0.
+        """
+        left = outbox.state(STATE)
+        if left is not None:
+            with suppress(OSError):
+                outbox.write(state={STATE: None})
+                if self.newest is None:
+                    self.totals.restore(left)
+
+    def leave(self, outbox: Outbox) -> None:
+        """Leave the totals for the next agent, after the last flush; without a disk that takes them it begins at 0."""
+        with suppress(OSError):
+            outbox.write(state={STATE: self.totals.state()})
 
     def open_exporters(self, stack: ExitStack, environ: Mapping[str, str] = os.environ) -> list[JoulebookError]:
         """Start those that the variables ask for, to be closed with ``stack``; what kept others from starting."""

@@ -9,9 +9,10 @@ import pytest
 from conftest import wait_for
 from joulebook.clock import boottime_ns
 from joulebook.exposition import Exposition
+from joulebook.outbox import Outbox
 from joulebook.rows import Component
 from joulebook.snapshot import LATENESS_BOUNDS_NS, MeterState, OutboxState
-from joulebook.telemetry import OPENERS, PUBLISH_NS, Telemetry, is_wanted
+from joulebook.telemetry import OPENERS, PUBLISH_NS, STATE, Telemetry, is_wanted
 from snapshots import SECOND, measurement
 
 
@@ -106,6 +107,56 @@ def test_an_exporter_that_cannot_start_is_an_error_and_harms_no_other():
         assert "JOULEBOOK_OTLP_ENDPOINT" in error.cause
         (exposition,) = told.exporters
         assert isinstance(exposition, Exposition)
+
+
+@pytest.fixture
+def outbox(tmp_path):
+    with closing(Outbox(tmp_path / "outbox.sqlite", writer=True)) as made:
+        yield made
+
+
+def counted(told):
+    return sum(device.millijoules for device in told.totals.freeze()[1].devices)
+
+
+def test_counting_goes_on_over_a_clean_end_and_begins_anew_after_a_crash(outbox):
+    first = telemetry()
+    first.resume(outbox)
+    first.totals.add([measurement("d", Component.CPU, 0, [("r", "", 5)])])
+    first.leave(outbox)
+    second = telemetry()
+    second.resume(outbox)
+    assert counted(second) == 5
+    second.totals.add([measurement("d", Component.CPU, 4, [("r", "", 5)])])
+    third = telemetry()
+    third.resume(outbox)  # the second was killed: it had shown 10, so 5 would be counted again by every reader
+    assert counted(third) == 0
+
+
+def test_an_agent_that_meters_on_keeps_its_own_totals(outbox):
+    told = telemetry()
+    told.totals.add([measurement("d", Component.CPU, 0, [("r", "", 5)])])
+    publish(told)
+    told.leave(outbox)
+    told.totals.add([measurement("d", Component.CPU, 4, [("r", "", 5)])])
+    told.resume(outbox)
+    assert counted(told) == 10
+    assert outbox.state(STATE) is None
+
+
+def test_what_cannot_be_removed_is_not_taken(outbox, monkeypatch):
+    told = telemetry()
+    told.totals.add([measurement("d", Component.CPU, 0, [("r", "", 5)])])
+    told.leave(outbox)
+
+    def refuse(**_):
+        raise OSError("read-only")
+
+    monkeypatch.setattr(outbox, "write", refuse)
+    fresh = telemetry()
+    fresh.resume(outbox)
+    assert counted(fresh) == 0
+    fresh.leave(outbox)
 
 
 def test_the_exposition_follows_what_is_told():
