@@ -21,6 +21,8 @@ GREATEST: Final = 2.0**53
 """Above it a float of the page no longer tells neighbours apart; DCGM's blank values (2**63 - 16) lie there too."""
 MOST_WATTS: Final = 1e5
 """No board draws more; DCGM's blank power (2**47) is more."""
+HOST_LABELS: Final = ("Hostname", "node_name", "instance")
+"""Labels by which dcgm-exporter, Kepler, Kepler before 0.10 and a Prometheus server name the host."""
 NESTED: Final = "lies inside its package: summing both would count it twice"
 PLATFORM: Final = "contains the packages; which devices it covers is not told"
 
@@ -67,9 +69,20 @@ def find_series(samples: Sequence[Sample]) -> tuple[Exporter | None, list[Series
     for exporter in EXPORTERS:
         own = [sample for sample in samples if sample.name in exporter.names]
         if own:
+            if several := _hosts(own):
+                return exporter, [], [LeftOut(exporter.name, several)]
             found = list(exporter.find(own))
             return (exporter, *_told_apart([one for one in found if isinstance(one, Series)], found))
     return None, [], []
+
+
+def _hosts(samples: Sequence[Sample]) -> str:
+    """Why a page of several hosts is not read, "" where it is of one: whose devices are this node's is not guessed."""
+    for label in HOST_LABELS:
+        names = sorted({sample.label(label) for sample in samples} - {""})
+        if len(names) > 1:
+            return f"it shows {len(names)} hosts ({', '.join(names[:3])}): name the exporter of this node alone"
+    return ""
 
 
 def _told_apart(series: Sequence[Series], found: Iterable[Series | LeftOut]) -> tuple[list[Series], list[LeftOut]]:

@@ -16,7 +16,7 @@ from joulebook.meters import Device, LeftOut, MeterAbsent, MeterUnavailable, Rea
 from joulebook.meters.exporters import WANTED, Exporter, Series, find_series
 from joulebook.meters.fetch import Site, split_url, tls_context
 from joulebook.meters.polling import NoAnswer, Polled, Poller, seconds_of
-from joulebook.meters.rapl import U_DRAM_CLIENT, U_DRAM_SERVER, U_PACKAGE, U_PACKAGE_AMD
+from joulebook.meters.rapl import MOST_WATTS, U_DRAM_CLIENT, U_DRAM_SERVER, U_PACKAGE, U_PACKAGE_AMD
 from joulebook.meters.samples import wanted_samples
 from joulebook.rows import Component, Method
 from joulebook.units import NS_PER_SECOND
@@ -33,6 +33,8 @@ OPEN_SECONDS: Final = 1.0
 """How long an opener waits for the first page: what devices there are stands only in it."""
 LEAST_STEP_SECONDS: Final = 0.001
 """RAPL counters are updated about every millisecond: the step of an exporter that reads when asked."""
+MOST_GPU_WATTS: Final = 3000.0
+"""Far above any board of 2026."""
 U_GPU: Final = 0.03
 """Relative standard uncertainty of NVML's counter, whoever reads it (METHODS 1.6)."""
 U_GPU_POWER: Final = 0.25
@@ -67,8 +69,9 @@ class Page:
         at_ns = (began + boottime_ns()) // 2
         exporter, series, left_out = find_series(samples)
         if exporter is None or not series:
+            why = f": {left_out[0].why}" if left_out else ""
             raise NoAnswer(
-                f"{self.where} shows no energy of this node's devices",
+                f"{self.where} shows no energy of this node's devices{why}",
                 f"curl -s {self.where} | grep -E 'DCGM_FI_DEV_TOTAL_ENERGY|kepler_node|scaph_socket|node_rapl'",
             )
         if self.exporter is None:
@@ -132,6 +135,7 @@ def _device(series: Series, exporter: Exporter, step_ns: int, cpu: Cpu, roots: R
         u_common_key=key,
         u_indep=u_indep,
         step_ns=step_ns,
+        most_watts=_most_watts(series),
         wraps_at_microjoules=_wraps_at(series.zone, roots) if exporter.wraps else None,
         covers=series.covers,
         covers_also=series.covers_also,
@@ -149,6 +153,13 @@ def _uncertainty(series: Series, cpu: Cpu) -> tuple[float, str, float]:
     if series.component is Component.DRAM:
         return (U_DRAM_SERVER if cpu.is_server else U_DRAM_CLIENT), f"rapl-dram:{cpu.model}", 0.0
     return (U_PACKAGE_AMD if cpu.vendor == "AMD" else U_PACKAGE), f"rapl:{cpu.model}", 0.0
+
+
+def _most_watts(series: Series) -> float | None:
+    """What no single device exceeds; of all packages together nothing is known."""
+    if series.component is Component.GPU:
+        return MOST_GPU_WATTS
+    return MOST_WATTS[series.component] if ":" in series.covers else None
 
 
 def _wraps_at(zone: str, roots: Roots) -> int | None:

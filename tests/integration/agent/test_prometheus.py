@@ -101,6 +101,8 @@ def test_a_raw_counter_wraps_where_the_kernel_says(make_exporter, tmp_path: Path
     ranges = {device.device_id: device.wraps_at_microjoules for device in meter.devices}
     assert ranges["node_exporter:package-0"] == 262_143_328_850
     assert ranges["node_exporter:package-1"] is None
+    # What no package draws tells a wrap from a counter that was reset.
+    assert {device.most_watts for device in meter.devices} == {1500.0, 500.0}
     counted = opened(make_exporter("kepler"), Roots(Path("/proc"), tmp_path))
     counted.close()
     # Kepler goes round by itself: what falls there was reset.
@@ -153,6 +155,14 @@ def test_a_page_without_energy_is_unavailable_with_what_to_look_for(tmp_path: Pa
     server.close()
     assert "shows no energy" in caught.value.cause
     assert caught.value.remedy.startswith("curl -s http://127.0.0.1")
+
+
+def test_a_page_of_several_hosts_is_unavailable_with_the_reason(tmp_path: Path) -> None:
+    page = "".join(f'node_rapl_package_joules_total{{index="0",instance="{n}"}} 1\n' for n in "ab")
+    server = PageServer(lambda path, faults: ("text/plain", page), tmp_path / "faults")
+    with pytest.raises(MeterUnavailable, match="it shows 2 hosts"):
+        open_prometheus(Roots(), {"JOULEBOOK_PROMETHEUS_URL": server.url})
+    server.close()
 
 
 def test_a_device_that_goes_is_left_out_and_others_are_read_on(tmp_path: Path) -> None:

@@ -172,3 +172,19 @@ def test_a_page_of_something_else_is_of_no_exporter() -> None:
 
 def test_every_kind_of_exporter_has_its_simulated_page() -> None:
     assert {"dcgm", "kepler", "kepler-old", "scaphandre", "node_exporter"} <= KINDS.keys()
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        f'DCGM_FI_DEV_POWER_USAGE{{{A30},Hostname="a"}} 5\nDCGM_FI_DEV_POWER_USAGE{{UUID="GPU-1",Hostname="b"}} 5\n',
+        'kepler_node_cpu_joules_total{node_name="a",zone="package"} 1\n'
+        'kepler_node_cpu_joules_total{node_name="b",zone="package"} 1\n',
+        'node_rapl_package_joules_total{index="0",instance="a:9100"} 1\n'
+        'node_rapl_package_joules_total{index="0",instance="b:9100"} 1\n',
+    ],
+)
+def test_a_page_of_several_hosts_gives_no_device_of_any(page: str) -> None:
+    _, series, left_out = read(page)
+    assert not series
+    assert "2 hosts (a" in left_out[0].why
