@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from joulebook.errors import BadInput, JoulebookError
 from joulebook.outbox import Parcel
+from joulebook.packing import QUICK
 
 WIRE_VERSION: Final = 1
 TIMEOUT_SECONDS: Final = 30.0
@@ -94,7 +95,7 @@ def body_of(parcel: Parcel) -> tuple[bytes, bool]:
     first = next(pieces) + next(pieces)
     if len(parcel.arrays) == 1 and len(first) + 2 <= PLAIN_BYTES:
         return first + b"]}", False
-    gzip = zlib.compressobj(6, wbits=31)
+    gzip = zlib.compressobj(QUICK, wbits=31)
     packed = [gzip.compress(first), *(gzip.compress(piece) for piece in pieces), gzip.compress(b"]}"), gzip.flush()]
     return b"".join(packed), True
 

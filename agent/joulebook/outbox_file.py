@@ -6,6 +6,8 @@ import json
 import os
 import sqlite3
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -80,6 +82,16 @@ class Transaction:
     def _undo(self) -> None:
         if self._db.in_transaction:
             self._db.execute("rollback")
+
+
+@contextmanager
+def unsynced(db: sqlite3.Connection) -> Iterator[None]:
+    """Commits within last through a kill; through a loss of power only from the next other commit on."""
+    db.execute("pragma synchronous = normal")
+    try:
+        yield
+    finally:
+        db.execute("pragma synchronous = full")
 
 
 def open_file(path: Path, most_bytes: int, *, patient: bool) -> sqlite3.Connection:

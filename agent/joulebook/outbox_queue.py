@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from joulebook.outbox_file import Transaction, count_state, new_id, release
+from joulebook.outbox_file import Transaction, count_state, new_id, release, unsynced
 from joulebook.packing import deflate, inflate, pack, unpack
 from joulebook.rows import Body, Reassignment
 
@@ -161,7 +161,7 @@ class Queue:
     def acknowledge(self, wire_id: str, seq: int, refused: Mapping[int, str]) -> None:
         """Forget what was sent under that incarnation up to and including ``seq``; keep refused rows aside."""
         sql = _CHUNKS.format("f.body", "f.wire_id = ? and f.wire_seq <= ?")
-        with Transaction(self.db):
+        with unsynced(self.db), Transaction(self.db):  # one that power loss undoes is made again
             for row in self.db.execute(sql, (*START, wire_id, seq, -1)).fetchall():
                 chunk = Chunk(*row)
                 first = chunk.sent_as[1]

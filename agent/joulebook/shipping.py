@@ -21,7 +21,7 @@ from joulebook.collector_client import Answer, CollectorClient, Destination
 from joulebook.errors import JoulebookError
 from joulebook.outbox import Outbox, Parcel
 
-SHIP_SECONDS: Final = 15.0
+SHIP_SECONDS: Final = 30.0
 """Rows that became final are gathered for so long before they leave together."""
 SHIP_ROWS: Final = 500
 """Rows of one batch at most."""
@@ -164,9 +164,7 @@ class Shipper:
         outbox.acknowledge(parcel.incarnation, seq, refused)
         if self.status.error:
             _say(f"{self.to.url} takes rows again")
-        if refused:
-            n, reason = next(iter(refused.items()))
-            _say(f"{self.to.url} refused {len(refused)} rows, which are kept aside; row {n}: {reason}")
+        self._tell_refused(refused)
         self.status = replace(
             self.status,
             rows=self.status.rows + seq - parcel.first_seq + 1,
@@ -180,6 +178,12 @@ class Shipper:
         self._more = outbox.depth() > 0
         self._limit = min(SHIP_ROWS, self._limit + max(1, self._limit // 8))
         return PAUSE_SECONDS if self._more else self.ship_seconds
+
+    def _tell_refused(self, refused: dict[int, str]) -> None:
+        before, after = self.status.refused_rows, self.status.refused_rows + len(refused)
+        if after.bit_length() > before.bit_length():  # the first one, and whenever there are twice as many
+            seq, reason = next(iter(refused.items()))
+            _say(f"{self.to.url} has refused {after} rows, which are kept aside; row {seq}: {reason}")
 
     def _forked(self, outbox: Outbox, parcel: Parcel, answer: Answer) -> float:
         """Another agent has written this incarnation: what it has not taken as ours leaves under a fresh one."""

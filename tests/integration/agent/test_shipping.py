@@ -14,6 +14,7 @@ from collector_server import DROP_AFTER, DROP_BEFORE, Collector, Hold, Reply, au
 from conftest import wait_for
 from joulebook.collector_client import destination
 from joulebook.outbox import Outbox
+from joulebook.outbox_file import put_aside
 from joulebook.rows import Mark
 from joulebook.shipping import Shipper
 from joulebook_collector.ledger import Ledger
@@ -164,7 +165,7 @@ def test_refused_rows_are_kept_aside_with_their_reason_and_the_others_are_taken(
     assert (incarnation, seq, body) == (outbox.incarnation, 3, overlapping)
     assert "overlaps" in reason
     assert outbox.status().refused_rows == 1
-    assert "row 3: overlaps" in capsys.readouterr().err
+    assert "has refused 1 rows, which are kept aside; row 3: overlaps" in capsys.readouterr().err
     collector.close()
     with Ledger.open(collector.path) as ledger:
         assert sum(row.energy_millijoules for row in ledger.measurements()) == 1300
@@ -288,15 +289,16 @@ def test_stopping_ships_what_waits(outbox, collector):
     assert marks_in(collector) == once(1200)
 
 
-def test_a_fresh_outbox_in_the_place_of_a_damaged_one_is_shipped(outbox, collector, ship):
+@pytest.mark.parametrize("readable", [True, False])
+def test_a_fresh_outbox_in_the_place_of_a_damaged_one_is_shipped(outbox, collector, ship, readable):
     outbox.write(final=[a_run(), mark(0)])
     ship(outbox, collector.url)
     drained(outbox)
-    outbox._db.execute("pragma wal_checkpoint(truncate)").fetchall()
     outbox.close()
-    outbox.path.write_bytes(b"broken" * 2000)
-    for suffix in ("-wal", "-shm"):
-        outbox.path.with_name(outbox.path.name + suffix).unlink(missing_ok=True)
+    if readable:  # to the shipper, whose pages are not the damaged ones
+        put_aside(outbox.path, "a page is damaged")
+    else:
+        outbox.path.write_bytes(b"broken" * 2000)
     fresh = Outbox(outbox.path, writer=True)
     fresh.write(final=[replace(a_run(), run_id="r2"), mark(1)])
     drained(fresh)
@@ -309,6 +311,7 @@ import sys, time
 from pathlib import Path
 from joulebook.collector_client import destination
 from joulebook.outbox import Outbox
+from joulebook.outbox_file import put_aside
 from joulebook.rows import Mark
 from joulebook.shipping import Shipper
 outbox = Outbox(Path(sys.argv[1]), writer=True)
