@@ -41,11 +41,12 @@ HOST: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:]+\])(?::(\d
 REMEDIES: Final = (
     ("Permission denied", 'sudo setfacl -m "u:$(id -un):rw" /dev/ipmi0'),
     ("Could not open device", "sudo modprobe -a ipmi_devintf ipmi_si"),
-    ("Unable to establish", f"check the host, and user and password in the file that {CREDENTIALS} names"),
+    ("RAKP", f"check user and password in the file that {CREDENTIALS} names"),
     ("DCMI request failed", "declare the BMC by Redfish: it has no power reading by IPMI"),
 )
-"""What ipmitool says -> what mends it; the first that fits."""
-LASTING: Final = ("Permission denied", "Could not open device", "Unable to establish", "DCMI request failed")
+"""What ipmitool says and asking again soon cannot change -> what mends it; the first that fits."""
+NOISE: Final = ("IANA PEN registry", "Unable to read password from environment")
+"""What it says besides, on machines that lack a table of manufacturers, or for a user without a password."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ class Tool:
                 start_new_session=True,  # Ctrl-C ends the agent, which ends this
             )
         except subprocess.TimeoutExpired:
-            raise NoAnswer(f"ipmitool did not end within {TIMEOUT_SECONDS:g} s", self._remedy("")) from None
+            raise NoAnswer(f"ipmitool did not end within {TIMEOUT_SECONDS:g} s", self._shown) from None
         except OSError as error:
             raise NoAnswer(f"ipmitool cannot be run: {error.strerror}", "sudo apt install ipmitool") from error
         at_ns = (began + boottime_ns()) // 2
@@ -119,12 +120,14 @@ class Tool:
         return [Reading(DEVICE, at_ns, power_milliwatts=reading.figure * 1000)]
 
     def _failed(self, said: str) -> NoAnswer:
-        lines = [" ".join(line.split()) for line in said.splitlines() if line.strip()]
-        told = lines[0][:200] if lines else "nothing"
-        return NoAnswer(f"ipmitool says: {told}", self._remedy(said), lasting=any(word in said for word in LASTING))
+        lines = [" ".join(line.split()) for line in said.splitlines() if line.strip() and not line.startswith(NOISE)]
+        word, remedy = next(((word, remedy) for word, remedy in REMEDIES if word in said), ("", self._shown))
+        told = next((line for line in lines if word in line), "nothing")
+        return NoAnswer(f"ipmitool says: {told[:200]}", remedy, lasting=bool(word))
 
-    def _remedy(self, said: str) -> str:
-        return next((remedy for word, remedy in REMEDIES if word in said), " ".join(self._words))
+    @property
+    def _shown(self) -> str:
+        return " ".join(self._words)
 
 
 def open_ipmi(roots: Roots, environ: Mapping[str, str] = os.environ) -> Polled:

@@ -18,12 +18,23 @@ from joulebook.simulate.server import read_faults
 from joulebook.simulate.truth import Source, read_truth, write_truth
 
 FAULTS: Final = "ipmi.faults"
-KNOWN: Final = ("permission", "absent", "password", "unsupported", "deactivated", "watts", "delay_seconds", "garbage")
+KNOWN: Final = (
+    "permission",
+    "absent",
+    "password",
+    "unreachable",
+    "unsupported",
+    "deactivated",
+    "watts",
+    "delay_seconds",
+    "garbage",
+)
 
 SAYS: Final = {
     "permission": "Could not open device at /dev/ipmi0 or /dev/ipmi/0 or /dev/ipmidev/0: Permission denied",
     "absent": "Could not open device at /dev/ipmi0 or /dev/ipmi/0 or /dev/ipmidev/0: No such file or directory",
-    "password": "Error: Unable to establish IPMI v2 / RMCP+ session",
+    "password": "> RAKP 2 HMAC is invalid\nError: Unable to establish IPMI v2 / RMCP+ session",
+    "unreachable": "Error: Unable to establish IPMI v2 / RMCP+ session",
     "unsupported": "DCMI request failed because: Invalid command (c1)",
 }
 """Fault -> what ipmitool prints on stderr, ending with status 1."""
@@ -70,7 +81,7 @@ def tool(directory: str, words: list[str]) -> int:
     time.sleep(float(faults.get("delay_seconds", 0)))
     said = next((text for fault, text in SAYS.items() if fault in faults), "")
     if said or words[-3:] != ["dcmi", "power", "reading"]:
-        print(said or "Invalid command", file=sys.stderr)
+        print(f"IANA PEN registry open failed: No such file or directory\n{said or 'Invalid command'}", file=sys.stderr)
         return 1
     source = next((s for s in read_truth(Path(directory)) if s.device_id == DEVICE), None)
     if source is None:

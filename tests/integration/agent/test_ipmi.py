@@ -97,7 +97,7 @@ def test_no_text_breaks_the_parser(text: str) -> None:
     [
         ("permission", "Permission denied", "setfacl"),
         ("absent", "No such file", "modprobe"),
-        ("password", "Unable to establish", "password"),
+        ("password", "RAKP 2 HMAC is invalid", "password"),
         ("unsupported", "Invalid command (c1)", "Redfish"),
     ],
 )
@@ -111,11 +111,12 @@ def test_a_refusal_makes_the_meter_unavailable_with_what_mends_it(
     assert remedy in caught.value.remedy
 
 
-@pytest.mark.parametrize("fault", ["deactivated", "watts 0", "watts 65535", "watts na", "garbage"])
+@pytest.mark.parametrize("fault", ["unreachable", "deactivated", "watts 0", "watts 65535", "watts na", "garbage"])
 def test_no_figure_is_no_reading_until_there_is_one(fault: str, environ: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / FAULTS).write_text(fault + "\n")
     meter = open_ipmi(Roots(tmp_path, tmp_path), environ)
     assert meter.failing is not None
+    assert "IANA" not in meter.failing.cause
     assert not meter.read()
     (tmp_path / FAULTS).unlink()
     assert first(meter).power_milliwatts == 413_000
