@@ -78,10 +78,11 @@ def job_of(environ: Environ = os.environ) -> Job | None:
 
 def place_of(environ: Environ = os.environ) -> Place:
     """This process's place in its job."""
-    return Place(
-        _number(environ, RANK_VARIABLES), _number(environ, SIZE_VARIABLES), _number(environ, NODE_VARIABLES),
-        _number(environ, RESTART_VARIABLES),
-    )  # fmt: skip
+    restart = _number(environ, RESTART_VARIABLES)
+    if not _in_step(environ):  # a batch script is told a SLURM_PROCID too, and is no rank
+        environ = {name: value for name, value in environ.items() if not name.startswith("SLURM_")}
+    rank, size, nodes = (_number(environ, names) for names in (RANK_VARIABLES, SIZE_VARIABLES, NODE_VARIABLES))
+    return Place(rank, size, nodes, restart)
 
 
 def bounded(run_id: str) -> str:
@@ -118,15 +119,21 @@ def _mpi(environ: Environ) -> Job | None:
 
 def _slurm(environ: Environ) -> Job | None:
     """A step of a Slurm job. Without a step it is a batch script or a shell, whose commands are runs of their own."""
-    step = environ.get("SLURM_STEP_ID", "")
     number = environ.get("SLURM_JOB_ID_HET_GROUP_0") or environ.get("SLURM_JOB_ID", "")
-    if not number or not step.isdecimal() or int(step) >= LAST_STEP or "SLURM_PTY_PORT" in environ:
+    if not number or not _in_step(environ):
         return None
+    step = environ["SLURM_STEP_ID"]
     array, task = environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
     shown = f"{array}_{task}" if array and task else number
     cluster = _cluster(environ)
     told = [environ.get(name, "") for name in ("SLURM_JOB_UID", "SLURM_JOB_USER", "SLURM_JOB_NAME", "SLURM_SUBMIT_DIR")]
     return Job(f"slurm-{cluster + '-' if cluster else ''}{shown}.{step}-{_hash(cluster, number, step, *told)}")
+
+
+def _in_step(environ: Environ) -> bool:
+    """True for a task that srun started; a shell on a terminal of its own (srun --pty) is none."""
+    step = environ.get("SLURM_STEP_ID", "")
+    return step.isdecimal() and int(step) < LAST_STEP and "SLURM_PTY_PORT" not in environ
 
 
 def _pod(environ: Environ) -> Job | None:
@@ -154,7 +161,7 @@ def _file(environ: Environ) -> Job | None:
 def _siblings(environ: Environ) -> Job | None:
     """Ranks of which nothing else is known: those of one launcher on this machine. Other nodes' cannot be joined."""
     place = place_of(environ)
-    if place.rank is None or (place.world_size or 1) < 2 or "SLURM_PTY_PORT" in environ:
+    if place.rank is None or (place.world_size or 1) < 2:
         return None
     if environ.get("SLURM_JOB_ID") and "PMI_RANK" in environ:  # a process manager of MPI's own within a Slurm job
         return Job(_qualified(f"slurm-{environ['SLURM_JOB_ID']}-mpi", environ))

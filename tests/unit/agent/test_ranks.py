@@ -33,6 +33,8 @@ SLURM = {
         ({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "2"}, "slurm-7.2-"),
         ({"SLURM_JOB_ID": "7"}, None),
         ({**SLURM, "SLURM_STEP_ID": str(LAST_STEP + 11)}, None),
+        # What a batch script was told by Slurm 22.05: its commands are no ranks of each other.
+        ({"SLURM_JOB_ID": "4", "SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_JOB_NUM_NODES": "1"}, None),
         ({**SLURM, "SLURM_PTY_PORT": "45123", "SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, None),
         ({"OMPI_COMM_WORLD_RANK": "1", "PMIX_NAMESPACE": "prterun-n1-412@1"}, "mpi-prterun-n1-412@1"),
         ({"PMIX_RANK": "1", "PMIX_NAMESPACE": "prterun-n1-412@1"}, "mpi-prterun-n1-412@1"),
@@ -106,7 +108,8 @@ def test_places():
     torchrun = {"RANK": "3", "WORLD_SIZE": "8", "GROUP_WORLD_SIZE": "2", "TORCHELASTIC_RESTART_COUNT": "1"}
     assert place_of({**torchrun, "SLURM_PROCID": "1"}) == Place(3, 8, 2, 1)
     slurm = {"SLURM_PROCID": "1", "SLURM_NTASKS": "4", "SLURM_JOB_NUM_NODES": "2", "SLURM_RESTART_COUNT": "0"}
-    assert place_of(slurm) == Place(1, 4, 2, 0)
+    assert place_of({**slurm, "SLURM_STEP_ID": "0"}) == Place(1, 4, 2, 0)
+    assert place_of(slurm) == Place(restart=0)
     assert place_of({"RANK": "x", "PMI_RANK": "2", "PMI_SIZE": "3"}) == Place(2, 3)
 
 
