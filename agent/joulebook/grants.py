@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
+
+SOCKET_UNIT: Final = Path("/etc/systemd/system/joulebook-reader.socket")
+SYSTEMD: Final = Path("/run/systemd/system")
+"""Where our unit is once installed, and what is there while systemd runs the machine."""
 
 
 def grant(energy: Path) -> str:
@@ -11,9 +16,9 @@ def grant(energy: Path) -> str:
 
     energy: an energy_uj that cannot be read.
     """
-    if Path("/etc/systemd/system/joulebook-reader.socket").exists():
+    if SOCKET_UNIT.exists():
         return "sudo systemctl enable --now joulebook-reader.socket"
-    if Path("/run/systemd/system").is_dir():
+    if SYSTEMD.is_dir():
         from joulebook import reader
 
         start = f"/usr/bin/python3 -I {reader.__file__} --user {os.getuid()}"
@@ -25,11 +30,9 @@ def admit(socket: Path) -> str:
     """Lets this user ask the reader at that socket."""
     import grp
 
-    group = socket.stat().st_gid
+    by_user = f"start the reader with --user {os.getuid()}"
     try:
-        name = grp.getgrgid(group).gr_name
-    except KeyError:
-        name = ""
-    if group == 0 or not name:
-        return f"start the reader with --user {os.getuid()}"
-    return f"sudo usermod --append --groups {name} $USER, then log in anew"
+        group = grp.getgrgid(socket.stat().st_gid)
+    except (KeyError, OSError):
+        return by_user
+    return by_user if group.gr_gid == 0 else f"sudo usermod --append --groups {group.gr_name} $USER, then log in anew"
