@@ -97,17 +97,22 @@ class Chassis:
 
     def ask(self) -> list[Reading]:
         """One reading, at the middle of the time that it took to get it. Raises NoAnswer."""
+        missing: NoAnswer | None = None
         for view in self._views:
             began = boottime_ns()
             try:
                 value = self._value(view)
-            except (Refusal, NoFigure) as error:
-                if view is self._views[-1] or (isinstance(error, Refusal) and error.status != 404):
+            except NoFigure as error:
+                missing = error  # a resource that is there may have a figure the next time
+            except Refusal as error:
+                if error.status != 404:
                     raise
-                continue
-            self._views = (view,)
-            return [self._told(value, (began + boottime_ns()) // 2)]
-        raise AssertionError("there is always a view")
+                missing = missing or error
+            else:
+                self._views = (view,)
+                return [self._told(value, (began + boottime_ns()) // 2)]
+        assert missing is not None
+        raise missing
 
     def close(self) -> None:
         """Close the connection."""

@@ -11,6 +11,8 @@ from joulebook.meters.node import DEVICE, NodeModel, WholeNode, as_toml
 from joulebook.rows import Component, Method
 from joulebook.simulate.powercap import stand
 
+METERED = {Component.CPU: 2, Component.DRAM: 2, Component.GPU: 2}
+
 
 def test_the_node_over_simulated_counters_draws_what_the_model_makes_of_the_truth(tmp_path: Path) -> None:
     machine = stand(tmp_path, boottime_ns() - 5_000_000_000)
@@ -39,8 +41,9 @@ def test_the_node_over_simulated_counters_draws_what_the_model_makes_of_the_trut
 
 def test_a_declared_model_is_metered_by_the_agent_and_told_as_modelled(simulated) -> None:
     simulated.powercap("--packages", "2", "--dram", "--curve", "constant:100")
+    simulated.nvml("--gpus", "2", "--curve", "constant:250")
     path = simulated.root / "node.toml"
-    path.write_text(as_toml(NodeModel("simulated", 120.0, 1.08, 0.1, {Component.CPU: 2, Component.DRAM: 2})))
+    path.write_text(as_toml(NodeModel("simulated", 120.0, 1.08, 0.1, METERED)))
     simulated.environ["JOULEBOOK_NODE_MODEL"] = str(path)
     done = simulated.joulebook("run", "--", "sleep", "6")
     assert done.returncode == 0, done.stderr

@@ -169,6 +169,17 @@ def test_what_is_no_power_is_no_reading(value: str, make_bmc, tmp_path: Path) ->
     meter.close()
 
 
+@pytest.mark.parametrize("view", ["power", "environment"])
+def test_a_figure_that_is_missing_for_now_is_no_refusal(view: str, make_bmc, tmp_path: Path) -> None:
+    (tmp_path / FAULTS).write_text("value 0.0\n")
+    meter = opened(settings_of(make_bmc(view=view)))
+    assert "gives no power" in failing(meter).cause
+    assert not meter.failing.lasting
+    (tmp_path / FAULTS).unlink()
+    assert first(meter).power_milliwatts == 413_000
+    meter.close()
+
+
 @pytest.mark.parametrize(
     "page",
     [b"", b"[]", b"{}", b"null", b'{"PowerControl": []}', b'{"PowerControl": {}}', b'{"PowerControl": [null]}',
