@@ -129,8 +129,9 @@ class Outbox:
 
     def _begin(self) -> None:
         self._queue = Queue(self._db)
-        with Transaction(self._db):
-            self._db.execute("insert or ignore into state values ('agent_id', ?)", (json.dumps(new_id()),))
+        if self.state("agent_id") is None:
+            with Transaction(self._db):
+                self._db.execute("insert or ignore into state values ('agent_id', ?)", (json.dumps(new_id()),))
         self.agent_id: str = self.state("agent_id")
         self.incarnation: str | None = None
         self._seq = 0

@@ -118,7 +118,8 @@ def open_file(path: Path, most_bytes: int, *, patient: bool) -> sqlite3.Connecti
 def _set_up(db: sqlite3.Connection, path: Path, most_bytes: int) -> None:
     layout = _layout(db, path)
     path.chmod(0o600)
-    db.execute("pragma auto_vacuum = incremental")
+    if layout == 0:
+        db.execute("pragma auto_vacuum = incremental")  # on a file that has tables it would be a write
     page = db.execute("pragma page_size").fetchone()[0]
     pages = max(most_bytes // page, LEAST_PAGES)
     log_pages = min(pages // 8, 256)
@@ -161,9 +162,9 @@ def is_nearly_full(db: sqlite3.Connection) -> bool:
 
 
 def release(db: sqlite3.Connection) -> None:
-    """Give the file system back what drained rows took, a little at a time."""
+    """Give the file system back what drained rows took, a little at a time. Not within a transaction."""
     if db.execute("pragma freelist_count").fetchone()[0] > RELEASE_PAGES:
-        db.execute("pragma incremental_vacuum(256)").fetchall()
+        db.executescript("pragma incremental_vacuum(256)")  # a step per page: ``execute`` takes only the first
 
 
 def state_of(db: sqlite3.Connection, key: str) -> Any:

@@ -171,7 +171,7 @@ class Queue:
                 self.delete(chunk)
                 names = (chunk.incarnation, chunk.first, chunk.last)
                 self.db.execute("delete from named where incarnation = ? and place between ? and ?", names)
-            release(self.db)
+        release(self.db)
 
     def move(self, wire_id: str) -> str:
         """What waits of that incarnation leaves under a fresh one, from 1; its id."""

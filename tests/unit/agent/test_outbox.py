@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from builders import counter_history
@@ -134,3 +135,58 @@ def test_a_kill_loses_no_written_row_and_leaves_no_half_transaction(tmp_path):
     assert numbers == list(range(len(numbers)))
     assert len(numbers) >= told[-1]
     assert len(numbers) % 3 == 0
+
+
+def test_a_drained_outbox_gives_the_disk_back(tmp_path):
+    outbox = Outbox(tmp_path / "o.sqlite", writer=True)
+    for _ in range(60):  # 12 MB that do not pack
+        outbox.write(final=[replace(mark(n), phase=os.urandom(200).hex()) for n in range(1000)])
+    full = outbox.status().bytes_on_disk
+    for batch in outbox.batches():
+        outbox.acknowledge(batch.incarnation, batch.last_seq)
+    outbox.write(final=[mark(1)])
+    outbox.close()
+    assert outbox.path.stat().st_size < full / 2
+
+
+def test_looking_at_an_outbox_needs_no_writing(tmp_path):
+    path = tmp_path / "o.sqlite"
+    outbox = Outbox(path, writer=True)
+    outbox.write(final=[mark(1)])
+    log = path.with_name("o.sqlite-wal")
+    before = log.read_bytes()
+    look = Outbox(path, writer=False)
+    assert (list(look.bodies()), look.depth(), look.open_rows()) == ([mark(1)], 1, {})
+    look.close()
+    assert log.read_bytes() == before
+    outbox.close()
+
+
+def test_an_earlier_writers_open_rows_are_finished_by_the_next(tmp_path):
+    first = Outbox(tmp_path / "o.sqlite", writer=True)
+    first.write(open_rows={"a": mark(1), "b": mark(2), "c": mark(3)})
+    first.close()
+    second = Outbox(tmp_path / "o.sqlite", writer=True)
+    left = second.open_rows()
+    assert second.write(finish=[("b", left["b"])]) == [1]
+    assert second.open_rows() == {"a": mark(1), "c": mark(3)}
+    assert second.write(finish=[("a", left["a"]), ("c", left["c"])]) == [2, 3]
+    assert second.open_rows() == {}
+    assert [row.n for row in second.bodies()] == [2, 1, 3]
+    second.close()
+
+
+def test_spans_that_finish_as_they_were_opened_are_not_packed_again(tmp_path):
+    outbox = Outbox(tmp_path / "o.sqlite", writer=True)
+    rows = {key: mark(n) for n, key in enumerate("abcd")}
+    outbox.write(open_rows={key: rows[key] for key in "ab"})
+    outbox.write(open_rows={key: rows[key] for key in "cd"})
+    packed = [body for (body,) in outbox._db.execute("select body from open order by id")]
+    changed = replace(rows["d"], n=40)
+    places = outbox.write(
+        finish=[("a", rows["a"]), ("b", rows["b"]), ("c", rows["c"]), ("d", changed)], final=[mark(9)]
+    )
+    assert places == [1, 2, 3, 4, 5]
+    assert [row.n for row in outbox.bodies()] == [0, 1, 2, 40, 9]
+    assert outbox._db.execute("select body from final order by first").fetchone()[0] == packed[0]
+    outbox.close()
