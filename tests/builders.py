@@ -2,6 +2,7 @@
 
 import json
 
+from joulebook.binding import Scene, claims, measure
 from joulebook.history import DeviceHistory, History
 from joulebook.marks import parse
 from joulebook.meters import Device, Reading
@@ -36,3 +37,13 @@ def cpu_history(*knots):
     for at_ns, value in knots:
         history.add(at_ns, value)
     return history
+
+
+def measured(machine, devices, parties, start, end, offset):
+    """What ``measure`` makes of parties on a machine."""
+    return measure(Scene(machine, parties), devices, start, end, offset)
+
+
+def claimed(machine, history, parties, start, end):
+    """What ``claims`` makes of parties on a machine."""
+    return claims(Scene(machine, parties), history, start, end)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -27,8 +28,52 @@ LEAST_WAKE_NS: Final = 50_000_000
 """Marks wake the sampler at most this often."""
 POLL_NS: Final = 100_000_000
 """How often marks are looked for where the kernel cannot tell of them (shared volumes)."""
+STEP_NS: Final = 500_000_000
+"""A smaller change between two ticks is what keeping the clocks in step may do."""
 BURST_PER_STEP: Final = 4
 """After a mark a slow counter is read this many times per step, until one step and a quarter are over."""
+
+
+@dataclass(slots=True)
+class Timing:
+    """How well the loop kept time. late_ns: sum and largest lateness of its ticks; missed: ticks that fell out.
+
+    clock_steps: times that UTC was set by more than STEP_NS against CLOCK_BOOTTIME; suspended_ns: time that the
+    machine slept.
+    """
+
+    ticks: int = 0
+    missed: int = 0
+    late_ns: int = 0
+    latest_ns: int = 0
+    clock_steps: int = 0
+    suspended_ns: int = 0
+    _offset_ns: int | None = None
+    _asleep_ns: int = 0
+
+    def tick(self, planned_ns: int, now_ns: int, step_ns: int) -> list[str]:
+        """Take one tick in. planned_ns: when it was due, 0 for the first. What a run's report must say of it."""
+        notes = []
+        shift = offset().ns
+        asleep = now_ns - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        if self._offset_ns is None:
+            self._asleep_ns = asleep
+        else:
+            if abs(stepped := shift - self._offset_ns) > STEP_NS:
+                self.clock_steps += 1
+                notes.append(f"the clock was set by {stepped / 1e9:+.1f} s")
+            if (slept := asleep - self._asleep_ns) > STEP_NS:
+                self.suspended_ns += slept
+                self._asleep_ns = asleep
+                notes.append(f"the machine slept for {slept / 1e9:.1f} s")
+        self._offset_ns = shift
+        self.ticks += 1
+        if planned_ns:
+            late = max(0, now_ns - planned_ns)
+            self.late_ns += late
+            self.latest_ns = max(self.latest_ns, late)
+            self.missed += late // step_ns
+        return notes
 
 
 @dataclass(slots=True)
@@ -41,6 +86,7 @@ class Loop:
     until_idle_ns: int | None
     stop_fd: int
     inotify: INotify | None = field(init=False)
+    timing: Timing = field(default_factory=Timing)
     next_tick: int = 0
     next_quick: int = NEVER
     burst: list[int] = field(default_factory=list)
@@ -69,7 +115,7 @@ class Loop:
         self._plan_burst(now)
         self.tell()
         while not self._is_over(now):
-            events = poll.poll(max(0, (self._due(now) - now) // 1_000_000))
+            events = poll.poll(max(0, -((now - self._due(now)) // 1_000_000)))
             if any(fd == self.stop_fd for fd, _ in events):
                 break
             now = boottime_ns()
@@ -77,39 +123,55 @@ class Loop:
         self.finish()
 
     def _due(self, now: int) -> int:
-        times = [self.next_tick, self.next_quick, *self.burst, *(t for t in self.sampler.ends if t > now)]
+        due = min(self.next_tick, self.next_quick)
+        if self.burst:
+            due = min(due, self.burst[0])
+        for end in self.sampler.ends:
+            if now < end < due:
+                due = end
         if self.wake_wanted:
-            times.append(self.last_wake + LEAST_WAKE_NS)
-        if self.inotify is None and self.sampler.book.open_ids():
-            times.append(now + POLL_NS)
-        return min(times)
+            due = min(due, self.last_wake + LEAST_WAKE_NS)
+        if self.inotify is None and self.sampler.book.any_open():
+            due = min(due, now + POLL_NS)
+        return due
 
     def step(self, now: int, *, marks_may_be_new: bool) -> None:
         """One turn: marks first, then meters if anything is due, then what can be closed and flushed."""
-        if marks_may_be_new and self.inotify is not None:
-            self.inotify.read(timeout=0)
         tick = now >= self.next_tick
-        new = (marks_may_be_new or tick or self.inotify is None) and self.sampler.read_marks()
+        new = self._read_marks(marks_may_be_new, edge=tick and now >= self.sampler.grid)
         self.wake_wanted |= new  # a wake may be put off, never left out
         wake = self.wake_wanted and now - self.last_wake >= LEAST_WAKE_NS
-        burst_due = [t for t in self.burst if t <= now]
-        if tick or wake or burst_due:
+        burst = bool(self.burst) and self.burst[0] <= now
+        if tick or wake or burst:
             self.sampler.read_meters()
             self.burst = [t for t in self.burst if t > now]
         elif now >= self.next_quick:
             self.sampler.read_quick()
-        if wake or (tick and now >= self.sampler.next_edge()):
+        if wake or now >= self.sampler.grid:
             self.sampler.scan(boottime_ns())
         if wake:
             self.wake_wanted = False
             self._plan_burst(now)
         if tick:
+            for note in self.timing.tick(self.next_tick, now, self.sampler.settings.sample_ns):
+                self.sampler.note(note)
             self._plan_tick(now)
         self._plan_quick(now)
         if not self.wake_wanted:
             self._close(now)
         if new:
             self.tell()
+
+    def _read_marks(self, may_be_new: bool, *, edge: bool) -> bool:
+        """Follow what inotify names; all files where it cannot tell, and at every span edge in case it lost some."""
+        if self.inotify is None or edge:
+            names = None
+        else:
+            events = self.inotify.read(timeout=0) if may_be_new else []
+            names = {event.name for event in events}
+            if any(event.mask & flags.Q_OVERFLOW for event in events):
+                names = None
+        return self.sampler.read_marks(names)
 
     def _close(self, now: int) -> None:
         ending = max((t for t in self.sampler.ends if t <= now), default=None)
@@ -132,7 +194,7 @@ class Loop:
     def _plan_quick(self, now: int) -> None:
         """While a run is open, instant power is read between the ticks too."""
         step = self.sampler.quick_ns()
-        if step is None or not self.sampler.book.open_ids():
+        if step is None or not self.sampler.book.any_open():
             self.next_quick = NEVER
         elif not now < self.next_quick <= now + step:
             self.next_quick = now + step
@@ -147,7 +209,7 @@ class Loop:
     def _is_over(self, now: int) -> bool:
         if self.until_idle_ns is None:
             return False
-        if self.sampler.book.open_ids() or self.sampler.ends:
+        if self.sampler.book.any_open() or self.sampler.ends:
             self.idle_since = now
             return False
         if self.sampler.book.runs:
@@ -161,7 +223,7 @@ class Loop:
         now = boottime_ns()
         self.sampler.scan(now)
         self.sampler.close_spans(now, force=True)
-        self.sampler.close_through(now)
+        self.sampler.close_all(now)
         if self.sampler.flush(now, finish_through=now):
             self.sampler.tidy(now, everything=True)
         self.tell(stopped=True)

@@ -7,7 +7,6 @@ process; changes closer together than LEAST_CUT_NS share a measurement, divided 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -17,7 +16,7 @@ from joulebook.history import DeviceHistory, History
 from joulebook.meters import Device
 from joulebook.rows import Component, Measurement, Method, Policy, Share, ShareKind, Weights
 from joulebook.split import split
-from joulebook.timeline import State, Timeline, edges
+from joulebook.timeline import State, Stretch, Timeline, edges
 from joulebook.units import MICROJOULES_PER_MILLIJOULE, NS_PER_SECOND
 
 LEAST_CUT_NS = 20_000_000
@@ -26,13 +25,19 @@ LEAST_CUT_NS = 20_000_000
 RESOLVE_STEPS = 10
 """A phase shorter than this many counter steps, or samples, is labelled too short to resolve."""
 
+ALIASING_NS = 10 * NS_PER_SECOND
+"""Polled power of anything shorter is suspect: a load may move in step with the sensor (METHODS 1.1)."""
+U_ALIASED = 0.25
+"""Relative standard uncertainty of polled power then, one-sided low (METHODS 1.6)."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Party:
     """One marking process as binding sees it.
 
     reserved_cpus, reserved_bytes: what its control group limits its run to, None when it is not limited.
-    gpus: device ids visible to the run, None for all.
+    group: the control group that sets the limits; runs in one group share them.  gpus: ids of the devices, or of
+    their slices, that are visible to the run, None for all.
     """
 
     key: str
@@ -44,6 +49,7 @@ class Party:
     rank: int | None = None
     reserved_cpus: float | None = None
     reserved_bytes: int | None = None
+    group: str = ""
     gpus: frozenset[str] | None = None
 
 
@@ -52,15 +58,15 @@ class Machine:
     """What binding needs to know of the machine.
 
     cpu: cumulative busy CPU nanoseconds of everything.  group_cpu: those of the agent's control group, None
-    where it has no limit.  gpu_use: device -> party key ("" for processes of no run)
-    -> utilisation 0 to 1, as of the last span edge.
+    where it has no limit.  gpu_use: device -> party key ("" for processes of no run) -> cumulative nanoseconds
+    for which it kept the device busy.
     """
 
     machine_id: str
     boot_id: str
     cpu: History
     sample_ns: int
-    gpu_use: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    gpu_use: Mapping[str, Mapping[str, History]] = field(default_factory=dict)
     policy: Policy = Policy.RESERVED
     group_cpu: History | None = None
 
@@ -69,20 +75,65 @@ class Machine:
         return self.group_cpu if device.method is Method.MODELLED and self.group_cpu is not None else self.cpu
 
 
+@dataclass(slots=True)
+class _Stay:
+    """What a party did within a span: its stretches in a run, their total length and each one's CPU seconds."""
+
+    party: Party
+    stretches: list[Stretch]
+    inside: int
+    cpu_seconds: list[float]
+    presence: float
+
+
+@dataclass(slots=True)
+class Scene:
+    """The machine and who was on it. What all devices of one span have in common is worked out once."""
+
+    machine: Machine
+    parties: Sequence[Party]
+    _stays: dict[tuple[int, int], list[_Stay]] = field(default_factory=dict)
+
+    def cuts(self, start: int, end: int) -> list[int]:
+        """Instants strictly within [start, end) at which a measurement must be cut."""
+        return _cut_points(edges((p.timeline for p in self.parties), start, end), start, end)
+
+    def stays(self, start: int, end: int) -> list[_Stay]:
+        """Who was in a run within [start, end)."""
+        found = self._stays.get((start, end))
+        if found is None:
+            found = self._stays[start, end] = [
+                stay for party in self.parties if (stay := _stay(party, start, end)) is not None
+            ]
+        return found
+
+
+def _stay(party: Party, start: int, end: int) -> _Stay | None:
+    stretches = [s for s in party.timeline.stretches(start, end) if s.state is not None]
+    inside = sum(s.end - s.start for s in stretches)
+    if not inside:
+        return None
+    cpu = [party.cpu.gained(s.start, s.end) / NS_PER_SECOND for s in stretches]
+    return _Stay(party, stretches, inside, cpu, inside / (end - start))
+
+
 def measure(
-    machine: Machine, devices: Sequence[DeviceHistory], parties: Sequence[Party], start: int, end: int, offset: Offset
+    scene: Scene, devices: Sequence[DeviceHistory], start: int, end: int, offset: Offset, cuts: Sequence[int] = ()
 ) -> list[Measurement]:
-    """Every device's measurements over [start, end), CLOCK_BOOTTIME ns, in order of device and time."""
-    cuts = _cut_points(edges((p.timeline for p in parties), start, end), start, end)
+    """Every device's measurements over [start, end), CLOCK_BOOTTIME ns, in order of device and time.
+
+    cuts: further instants strictly inside, ascending, that no measurement may cross.
+    """
+    points = sorted({*scene.cuts(start, end), *cuts}) if cuts else scene.cuts(start, end)
     rows = []
     for device in devices:
-        for a, b in pairwise([start, *cuts, end]):
+        for a, b in pairwise([start, *points, end]):
             for known_a, known_b, segment in device.history.known(a, b):
                 if offset.utc_us(known_a) == offset.utc_us(known_b):
                     continue  # shorter than the clock of the book can tell
                 micro_a, micro_b = segment.at(known_a), segment.at(known_b)
                 energy = micro_b // MICROJOULES_PER_MILLIJOULE - micro_a // MICROJOULES_PER_MILLIJOULE
-                rows.append(_row(machine, device, parties, known_a, known_b, energy, offset))
+                rows.append(_row(scene, device, known_a, known_b, energy, offset))
     return rows
 
 
@@ -96,23 +147,18 @@ def _cut_points(changes: Sequence[int], start: int, end: int) -> list[int]:
     return cuts
 
 
-def _row(
-    machine: Machine,
-    history: DeviceHistory,
-    parties: Sequence[Party],
-    start: int,
-    end: int,
-    energy: int,
-    offset: Offset,
-) -> Measurement:
-    device = history.device
-    notes = [device.note, *history.notes_in(start, end)]
-    coverage = history.observed(start, end)
-    if coverage < 1:
-        notes.append("claimed across an absence of the agent")
-    notes += _too_short(history, machine.sample_ns, parties, start, end)
+def _row(scene: Scene, history: DeviceHistory, start: int, end: int, energy: int, offset: Offset) -> Measurement:
+    machine, device = scene.machine, history.device
+    unread = history.unread_in(start, end)
+    notes = [device.note, *history.notes_in(start, end), *(note for _, _, note in unread)]
+    notes += _too_short(history, scene, start, end)
     u_edge = device.step_ns / ((end - start) * math.sqrt(6)) if device.method is Method.COUNTER else 0.0
     u_steps = history.integration_u(start, end) / max(1, energy * MICROJOULES_PER_MILLIJOULE)
+    u_indep = math.sqrt(device.u_indep**2 + u_edge**2 + u_steps**2)
+    if _is_aliased(history, scene, start, end):
+        notes.append("aliasing-suspect: polled power of less than 10 s, likely low")
+        u_indep = max(u_indep, U_ALIASED)
+    idle = history.idle_millijoules(start, end)
     return Measurement(
         machine_id=machine.machine_id,
         boot_id=machine.boot_id,
@@ -127,113 +173,138 @@ def _row(
         method=device.method,
         u_common=device.u_common,
         u_common_key=device.u_common_key,
-        u_indep=math.sqrt(device.u_indep**2 + u_edge**2 + u_steps**2),
-        coverage=coverage,
+        u_indep=u_indep,
+        coverage=1.0 - sum(b - a for a, b, _ in unread) / (end - start),
         source="agent",
-        shares=split(energy, claims(machine, history, parties, start, end), machine.policy, device.component),
-        note="; ".join(note for note in notes if note),
-    )  # fmt: skip
+        shares=split(energy, claims(scene, history, start, end), machine.policy, device.component, idle),
+        idle_millijoules=None if idle is None else min(idle, energy),
+        note="; ".join(dict.fromkeys(note for note in notes if note)),
+    )
 
 
-def claims(machine: Machine, history: DeviceHistory, parties: Sequence[Party], start: int, end: int) -> list[Share]:
+def claims(scene: Scene, history: DeviceHistory, start: int, end: int) -> list[Share]:
     """What each run and phase may claim of a device over a span; the last claim is everybody else's.
 
     Weights only: millijoules are zero until ``split``.
     """
-    reserved = _reservations(history, parties, start, end)
+    machine, stays = scene.machine, scene.stays(start, end)
+    reserved = _reservations(history, stays)
     use = machine.gpu_use.get(history.device.device_id, {})
-    seconds = (end - start) / NS_PER_SECOND
-    by_state: dict[tuple[State, int | None], Weights] = defaultdict(Weights)
+    by_state: dict[tuple[State, int | None], list[float]] = {}
     claimed_cpu = 0.0
-    for party in parties:
-        stretches = [s for s in party.timeline.stretches(start, end) if s.state is not None]
-        inside = sum(s.end - s.start for s in stretches)
-        if not inside:
-            continue
-        cpu = sum(party.cpu.gained(s.start, s.end) for s in stretches) / NS_PER_SECOND
-        claimed_cpu += cpu
-        for s in stretches:
+    for stay in stays:
+        party = stay.party
+        used, held = use.get(party.key), reserved.get(party.key, 0.0)
+        for s, cpu_seconds in zip(stay.stretches, stay.cpu_seconds, strict=True):
             assert s.state is not None
-            part = (s.end - s.start) / inside
-            own_cpu = party.cpu.gained(s.start, s.end) / NS_PER_SECOND
-            whole = part * inside / (end - start)
-            key = (s.state, party.rank)
-            old = by_state[key]
-            by_state[key] = Weights(
-                old.cpu_seconds + own_cpu,
-                old.sm_seconds + use.get(party.key, 0.0) * seconds * whole,
-                old.reserved_fraction + reserved.get(party.key, 0.0) * part,
-            )
+            sums = by_state.setdefault((s.state, party.rank), [0.0, 0.0, 0.0])
+            sums[0] += cpu_seconds
+            sums[1] += used.gained(s.start, s.end) / NS_PER_SECOND if used is not None else 0.0
+            sums[2] += held * (s.end - s.start) / stay.inside
+            claimed_cpu += cpu_seconds
     shares = [
-        Share(ShareKind.RUN, 0, machine.policy, state.run_id, state.phase, state.member, rank, weights)
-        for (state, rank), weights in sorted(by_state.items(), key=lambda item: _text(item[0]))
+        Share(ShareKind.RUN, 0, machine.policy, state.run_id, state.phase, state.member, rank, Weights(*sums))
+        for (state, rank), sums in sorted(by_state.items(), key=lambda item: _text(item[0]))
     ]
     others_cpu = max(0.0, machine.cpu_of(history.device).gained(start, end) / NS_PER_SECOND - claimed_cpu)
+    others_sm = use[""].gained(start, end) / NS_PER_SECOND if "" in use else 0.0
     left = max(0.0, 1.0 - sum(share.weights.reserved_fraction for share in shares))
-    others = Weights(others_cpu, use.get("", 0.0) * seconds, left if left > 1e-9 else 0.0)
+    others = Weights(others_cpu, others_sm, left if left > 1e-9 else 0.0)
     return [*shares, Share(ShareKind.UNATTRIBUTED, 0, machine.policy, weights=others)]
 
 
-def _reservations(history: DeviceHistory, parties: Sequence[Party], start: int, end: int) -> dict[str, float]:
+def _reservations(history: DeviceHistory, stays: Sequence[_Stay]) -> dict[str, float]:
     """Party -> fraction of the device reserved for it, averaged over the span.
 
-    Runs without a limit divide equally what limited runs leave. A run's fraction is its processes' that are
-    in a phase, else all its processes', equally.
+    Runs without a limit divide equally what limited runs leave; runs within one limited control group, or that
+    see the same slices of a device, divide its limit. A run's fraction is its processes' that are in a phase,
+    else all its processes', equally.
     """
-    runs: dict[str, dict[Party, float]] = defaultdict(dict)
-    for party in parties:
-        part = _presence(party, start, end)
-        if part and _may_use(party, history.device):
-            runs[party.root_run_id][party] = part
+    runs: dict[str, list[_Stay]] = {}
+    for stay in stays:
+        if _may_use(stay.party, history.device):
+            runs.setdefault(stay.party.root_run_id, []).append(stay)
     limits = {run: limit for run, members in runs.items() if (limit := _limit(members, history)) is not None}
-    over = max(1.0, sum(limits.values()))
-    limited = {run: limit / over for run, limit in limits.items()}
+    sharers: dict[str, int] = {}
+    for group, _ in limits.values():
+        sharers[group] = sharers.get(group, 0) + 1
+    each_of = {run: (limit / sharers[group] if group else limit) for run, (group, limit) in limits.items()}
+    over = max(1.0, sum(each_of.values()))
+    limited = {run: limit / over for run, limit in each_of.items()}
     free = len(runs) - len(limited)
     each = (1.0 - sum(limited.values())) / free if free else 0.0
     fractions: dict[str, float] = {}
     for run, members in runs.items():
-        whole = limited.get(run, each) * max(members.values())
-        chosen = _claimants(members, start, end)
-        total = sum(members[party] for party in chosen)
-        fractions |= {party.key: whole * members[party] / total for party in chosen}
+        whole = limited.get(run, each) * max(stay.presence for stay in members)
+        chosen = _claimants(members)
+        total = sum(stay.presence for stay in chosen)
+        for stay in chosen:
+            fractions[stay.party.key] = whole * stay.presence / total
     return fractions
 
 
-def _presence(party: Party, start: int, end: int) -> float:
-    inside = sum(s.end - s.start for s in party.timeline.stretches(start, end) if s.state is not None)
-    return inside / (end - start)
-
-
 def _may_use(party: Party, device: Device) -> bool:
-    return device.component is not Component.GPU or party.gpus is None or device.device_id in party.gpus
+    if device.component is not Component.GPU or party.gpus is None:
+        return True
+    return device.device_id in party.gpus or any(part in party.gpus for part in device.partitions)
 
 
-def _limit(members: Iterable[Party], history: DeviceHistory) -> float | None:
-    """The fraction of a device that a run's control group leaves it, None when that is all of it."""
+def _limit(members: Sequence[_Stay], history: DeviceHistory) -> tuple[str, float] | None:
+    """What limits a run, and the fraction of a device that it leaves it; None when that is all of it."""
+    device = history.device
+    if device.partitions:
+        return _slices(members, device)
     if history.capacity is None:
         return None
-    memory = history.device.component is Component.DRAM
-    limits = [party.reserved_bytes if memory else party.reserved_cpus for party in members]
-    least = min((limit for limit in limits if limit is not None), default=None)
-    return None if least is None or least >= history.capacity else least / history.capacity
+    memory = device.component is Component.DRAM
+    limits = [
+        (limit, stay.party.group)
+        for stay in members
+        if (limit := stay.party.reserved_bytes if memory else stay.party.reserved_cpus) is not None
+    ]
+    if not limits:
+        return None
+    least, group = min(limits)
+    return None if least >= history.capacity else (group, least / history.capacity)
 
 
-def _claimants(members: Iterable[Party], start: int, end: int) -> list[Party]:
-    """Who of a run's processes a reservation is for: those in a phase, else those that are no launcher, else all."""
-    every = list(members)
-    phased = [p for p in every if any(s.state and s.state.phase for s in p.timeline.stretches(start, end))]
-    return phased or [party for party in every if not party.launcher] or every
-
-
-def _too_short(history: DeviceHistory, sample_ns: int, parties: Sequence[Party], start: int, end: int) -> list[str]:
-    step = history.device.step_ns if history.device.method is Method.COUNTER else sample_ns
-    short = {
-        s.state.phase
-        for party in parties
-        for s in party.timeline.stretches(start, end)
-        if s.state is not None and s.state.phase and s.whole_ns is not None and s.whole_ns < RESOLVE_STEPS * step
+def _slices(members: Sequence[_Stay], device: Device) -> tuple[str, float]:
+    """The slices that a run sees, and the fraction of the device that they are together; all when it sees the board."""
+    seen = {
+        part
+        for stay in members
+        for part in device.partitions
+        if stay.party.gpus is None or device.device_id in stay.party.gpus or part in stay.party.gpus
     }
+    return " ".join(sorted(seen)), sum(device.partitions[part] for part in seen)
+
+
+def _claimants(members: Sequence[_Stay]) -> list[_Stay]:
+    """Who of a run's processes a reservation is for: those in a phase, else those that are no launcher, else all."""
+    phased = [stay for stay in members if any(s.state and s.state.phase for s in stay.stretches)]
+    return phased or [stay for stay in members if not stay.party.launcher] or list(members)
+
+
+def _phases(scene: Scene, start: int, end: int) -> Iterable[tuple[str, int]]:
+    """The phases that touch a span and have ended, with the length of each."""
+    for stay in scene.stays(start, end):
+        for s in stay.stretches:
+            if s.state is not None and s.state.phase and s.whole_ns is not None:
+                yield s.state.phase, s.whole_ns
+
+
+def _too_short(history: DeviceHistory, scene: Scene, start: int, end: int) -> list[str]:
+    counted = history.device.method is Method.COUNTER
+    step = history.device.step_ns if counted else scene.machine.sample_ns
+    short = {name for name, whole_ns in _phases(scene, start, end) if whole_ns < RESOLVE_STEPS * step}
     return [f"phase {name!r} too short to resolve" for name in sorted(short)]
+
+
+def _is_aliased(history: DeviceHistory, scene: Scene, start: int, end: int) -> bool:
+    device = history.device
+    if device.method is not Method.INTEGRATED or device.component is not Component.GPU:
+        return False
+    return any(whole_ns < ALIASING_NS for _, whole_ns in _phases(scene, start, end))
 
 
 def reassign(old: Sequence[Share], new: Sequence[Share]) -> list[tuple[int, Share, Share]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -99,9 +99,12 @@ class MarksFolder:
     offsets: dict[str, int] = field(default_factory=dict)
     _foreign: set[str] = field(default_factory=set)
 
-    def read(self) -> Iterator[tuple[MarksFile, list[Line]]]:
-        """New marks by file, files in order of name. Other machines' files are left to their agents."""
-        for name in sorted(os.listdir(self.home.marks)):  # noqa: PTH208
+    def read(self, names: Collection[str] | None = None) -> Iterator[tuple[MarksFile, list[Line]]]:
+        """New marks by file, files in order of name. Other machines' files are left to their agents.
+
+        names: the files to look at, None for all that are there.
+        """
+        for name in sorted(os.listdir(self.home.marks) if names is None else names):  # noqa: PTH208
             if not name.endswith(SUFFIX) or name in self._foreign:
                 continue
             file = self.files.get(name)

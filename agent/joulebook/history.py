@@ -7,7 +7,7 @@ A history is a list of segments; within one the cumulative value is known, betwe
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -15,7 +15,6 @@ from typing import TypeVar
 from joulebook.counters import Step, difference
 from joulebook.meters import Device, Reading
 from joulebook.rows import Method
-from joulebook.spans import overlap
 from joulebook.units import NS_PER_SECOND
 
 T = TypeVar("T")
@@ -110,18 +109,23 @@ class DeviceHistory:
     Counters: differences with wrap, reset and gap told apart.  Power: integrated, trapezoid between
     instants, left-closed step for window means (METHODS 1.3).
     meter: name of the meter.  sample_ns: nominal time between reads.  capacity: CPUs or bytes that the
-    device serves, for reservations; None when not known.
+    device serves, for reservations; None when not known.  idle_watts: as calibrated, None before.
+    edge: CLOCK_BOOTTIME ns up to which its measurements are made.
+    unread: stretches of a counter that nobody read for long, with what a report must say of them.
     """
 
     device: Device
     meter: str
     sample_ns: int
     capacity: float | None = None
+    idle_watts: float | None = None
+    edge: int = 0
     history: History = field(default_factory=History)
     last: Reading | None = None
     jumps: list[tuple[int, float]] = field(default_factory=list)
     notes: list[tuple[int, str]] = field(default_factory=list)
-    absent_until: int = 0
+    unread: list[tuple[int, int, str]] = field(default_factory=list)
+    _read_ns: int = 0
     _vague_ns: int | None = None
     _seen_ns: int = 0
     _total: int = 0
@@ -138,6 +142,12 @@ class DeviceHistory:
             self._count(previous, reading)
         elif reading.power_milliwatts is not None and previous.power_milliwatts is not None:
             self._integrate(previous, reading)
+        self._read_ns = reading.at_ns
+
+    @property
+    def longest_ns(self) -> int:
+        """A silence longer than this is a gap: three nominal intervals, and five seconds."""
+        return max(GAP_FACTOR * max(self.sample_ns, self.device.step_ns), GAP_LEAST_NS)
 
     def _begin(self, reading: Reading) -> None:
         """The first knot: a counter stood there since its last update, half a step ago on average."""
@@ -150,8 +160,9 @@ class DeviceHistory:
         assert previous.energy_microjoules is not None
         assert reading.energy_microjoules is not None
         device, elapsed = self.device, reading.at_ns - previous.at_ns
-        if device.method is Method.MODELLED and elapsed > max(GAP_FACTOR * self.sample_ns, GAP_LEAST_NS):
-            self._break(reading, "nothing was sampled: modelled energy is missing")
+        silent = reading.at_ns - self._read_ns if self._read_ns else 0
+        if device.method is Method.MODELLED and silent > self.longest_ns:
+            self._break(reading, f"nothing was sampled: {self._missing(silent)}")
             return
         most = None if device.most_watts is None else device.most_watts * 1e6
         if most is not None and elapsed < 10 * device.step_ns:
@@ -160,8 +171,11 @@ class DeviceHistory:
             previous.energy_microjoules, reading.energy_microjoules, elapsed, device.wraps_at_microjoules, most
         )
         if gain.counts is None:
-            self._break(reading, f"counter {gain.step}: energy before it is missing")
+            bounds = _bounds(gain.at_least / 1e6, None if gain.at_most is None else gain.at_most / 1e6)
+            self._break(reading, f"counter {gain.step}: {bounds} are missing")
             return
+        if silent > self.longest_ns:
+            self.unread.append((self._read_ns, reading.at_ns, f"claimed across {silent / 1e9:.0f} s without a reading"))
         seen, self._seen_ns = self._seen_ns, reading.at_ns
         if gain.counts == 0 and elapsed < device.step_ns:
             self.last = previous  # the counter has not been updated yet: no news but this
@@ -196,8 +210,8 @@ class DeviceHistory:
         assert previous.power_milliwatts is not None
         assert reading.power_milliwatts is not None
         elapsed = reading.at_ns - previous.at_ns
-        if elapsed > max(GAP_FACTOR * self.sample_ns, GAP_LEAST_NS):
-            self._break(reading, "power was not read: energy is missing")
+        if elapsed > self.longest_ns:
+            self._break(reading, f"power was not read: {self._missing(elapsed)}")
             return
         now, before = reading.power_milliwatts, previous.power_milliwatts
         self._picojoules += (now * 2 if self.device.averaged else now + before) * elapsed // 2
@@ -205,12 +219,20 @@ class DeviceHistory:
         self.jumps.append((reading.at_ns, abs(now - before) * elapsed / 1e6))
         self.history.add(reading.at_ns, self._total)
 
+    def _missing(self, elapsed_ns: int) -> str:
+        """Bounds of what a device drew while nothing was read: its idle power, or 0, and its limit."""
+        seconds, device = elapsed_ns / 1e9, self.device
+        most = device.limit_watts if device.limit_watts is not None else device.most_watts
+        least = (self.idle_watts or 0.0) * seconds
+        return f"{_bounds(least, None if most is None else most * seconds)} of {seconds:.1f} s are missing"
+
     def resume(self, reading: Reading, now_ns: int) -> None:
         """Claim a counter's difference since ``reading``, which an earlier agent of this boot took."""
         if self.last is None and reading.energy_microjoules is not None:
             self.last = reading
+            self.edge = reading.at_ns
             self.history.add(reading.at_ns, self._total)
-            self.absent_until = now_ns
+            self.unread.append((reading.at_ns, now_ns, "claimed across an absence of the agent"))
 
     def raw_at(self, t: int) -> int | None:
         """The counter's own value at ``t``: what ``resume`` needs later. None where there is no counter."""
@@ -233,16 +255,32 @@ class DeviceHistory:
         """What happened to the device's meter within (start, end]."""
         return [note for t, note in self.notes if start < t <= end]
 
-    def observed(self, start: int, end: int) -> float:
-        """Part of [start, end) during which an agent was there to read."""
-        return 1.0 - overlap(start, end, 0, self.absent_until) / (end - start)
+    def unread_in(self, start: int, end: int) -> list[tuple[int, int, str]]:
+        """The parts of [start, end) that nobody read, with what to say of them."""
+        return [(max(start, a), min(end, b), note) for a, b, note in self.unread if a < end and b > start]
+
+    def idle_millijoules(self, start: int, end: int) -> int | None:
+        """Idle energy over [start, end), None before calibration; the cumulative value is floored, so parts add up."""
+        if self.idle_watts is None:
+            return None
+        microwatts = round(self.idle_watts * 1e6)
+        return microwatts * end // 10**12 - microwatts * start // 10**12
 
     def forget(self, before: int) -> None:
         """Drop what no open span needs."""
         self.history.forget(before)
         self.jumps = _since(self.jumps, before)
         self.notes = _since(self.notes, before)
+        if self.unread and self.unread[0][1] <= before:
+            self.unread = [part for part in self.unread if part[1] > before]
+
+
+def _bounds(least_joules: float, most_joules: float | None) -> str:
+    """How much may be missing, in words."""
+    if most_joules is None:
+        return f"at least {least_joules:.0f} J"
+    return f"{least_joules:.0f} to {most_joules:.0f} J"
 
 
 def _since(items: Sequence[tuple[int, T]], before: int) -> list[tuple[int, T]]:
-    return list(items[bisect_left([t for t, _ in items], before) :])
+    return [item for item in items if item[0] >= before] if items and items[0][0] < before else list(items)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -101,6 +101,20 @@ class RunBook:
     def open_ids(self) -> list[str]:
         """Ids of the runs that have not ended."""
         return [run_id for run_id, state in self.runs.items() if state.open]
+
+    def any_open(self) -> bool:
+        """Whether a run has not ended."""
+        return any(state.open for state in self.runs.values())
+
+    def forget(self, before_ns: int, kept: Collection[str]) -> None:
+        """Drop what ended before a CLOCK_BOOTTIME instant, is written, and is none of ``kept``."""
+        over = [
+            run_id
+            for run_id, state in self.runs.items()
+            if not state.open and not state.changed and (state.run.ended_ns or 0) < before_ns and run_id not in kept
+        ]
+        for run_id in over:
+            del self.runs[run_id]
 
     def root_of(self, run_id: str) -> str:
         """The outermost open run that a run is nested in."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from joulebook.binding import Machine, Party, claims, measure, reassign
+from joulebook.binding import Machine, Party, Scene, claims, measure, reassign
 from joulebook.cgroup import cgroup_of, cpus_of, machine_cpus, machine_memory, memory_of
 from joulebook.clock import Offset, boottime_ns
 from joulebook.clock import offset as clock_offset
@@ -20,34 +20,40 @@ from joulebook.errors import BadInput
 from joulebook.folder import MarksFile, MarksFolder
 from joulebook.history import DeviceHistory, History
 from joulebook.marks import Line
-from joulebook.meters import Meter, Reading, Roots
+from joulebook.meters import Busy, Meter, Reading, Roots
 from joulebook.outbox import Outbox
 from joulebook.processes import Actor, ProcessTable
 from joulebook.record import start_of_run_record
 from joulebook.rows import NO_PHASE, Body, Component, Measurement, Method, Reassignment, Run, from_wire, to_wire
 from joulebook.runs import UNREADABLE, RunBook, RunState, mark_row
-from joulebook.settings import SPAN_SECONDS, Settings
+from joulebook.settings import IDLE_SPAN_SECONDS, SPAN_SECONDS, Settings
 from joulebook.spans import grid_cuts
 from joulebook.split import split
 from joulebook.units import NS_PER_SECOND, NS_PER_US, US_PER_SECOND
 
 SETTLE_NS: Final = 1_100_000_000
-"""How long a span waits for the readings after its end."""
+"""How long a span waits for the readings after its end, beside one step of the device."""
 REMEMBER_NS: Final = 600 * NS_PER_SECOND
-"""How long final measurements can still be reassigned."""
-LONGEST_SPAN_NS: Final = 60 * NS_PER_SECOND
+"""How long final measurements can still be reassigned, and ended runs are remembered."""
+MINUTE_US: Final = 60 * US_PER_SECOND
 EDGE_JITTER_US: Final = 1000
 """Distance within which two sightings of a grid instant are the same one, microseconds."""
 LEAST_QUICK_NS: Final = 100_000_000
 """Instant power is read at most this often."""
+SPAN_US: Final = SPAN_SECONDS * US_PER_SECOND
+IDLE_SPAN_US: Final = IDLE_SPAN_SECONDS * US_PER_SECOND
 PENDING_ROWS: Final = 50_000
 """Rows kept in memory while the disk refuses them."""
 
 
 @dataclass(slots=True)
 class _Closed:
-    """A closed span whose shares are still open. rows: by their key in the outbox.  written: they are there alike."""
+    """A closed span of one device whose shares are still open.
 
+    rows: by their key in the outbox.  written: they are there alike.
+    """
+
+    history: DeviceHistory
     start: int
     end: int
     offset: Offset
@@ -59,8 +65,9 @@ class _Closed:
 class Sampler:
     """State of one agent.
 
-    edge: CLOCK_BOOTTIME ns up to which spans are closed.  ends: further instants at which a span
-    must be closed early, because a run ended there.
+    edge: CLOCK_BOOTTIME ns up to which spans are closed; a device that is behind it (its own ``edge``) has not
+    answered, and catches up when it does.  grid: the next instant at which all are closed.  ends: further instants at
+    which spans must be closed early, because a run ended there.  gpu_use: device -> party -> busy ns over time.
     """
 
     outbox: Outbox
@@ -74,8 +81,9 @@ class Sampler:
     processes: ProcessTable = field(init=False)
     book: RunBook = field(init=False)
     edge: int = 0
+    grid: int = 0
     ends: list[int] = field(default_factory=list)
-    gpu_use: dict[str, dict[str, float]] = field(default_factory=dict)
+    gpu_use: dict[str, dict[str, History]] = field(default_factory=dict)
     lost_rows: int = 0
     read_errors: dict[str, int] = field(default_factory=dict)
     _open: deque[_Closed] = field(default_factory=deque)
@@ -86,6 +94,7 @@ class Sampler:
     _left_cpu: dict[str, list[int]] = field(default_factory=dict)
     _left_edge: int = 0
     _left_boot: str = ""
+    _looked_ns: int = 0
 
     def __post_init__(self) -> None:
         self.processes = ProcessTable(self.roots.proc, usage=cgroup_of("self", self.roots).usage)
@@ -118,10 +127,13 @@ class Sampler:
     def start(self) -> None:
         """First readings; what an earlier agent of this boot left is taken up."""
         now = boottime_ns()
-        self.edge = now
+        self.edge = self._looked_ns = now
+        for history in self.devices.values():
+            history.edge = now
         self._resume(now)
         self.read_meters()
         self.scan(boottime_ns())
+        self.plan_grid(now)
 
     def quick_ns(self) -> int | None:
         """How often instant power must be read to be integrated, None when no device needs it."""
@@ -151,14 +163,28 @@ class Sampler:
                     history.add(reading)
 
     def scan(self, now: int) -> None:
-        """CPU time of every tree, and who uses which GPU."""
+        """CPU time of every tree, and who used which GPU since the last look."""
         self.processes.scan(now)
-        self.gpu_use = {}
+        before, self._looked_ns = self._looked_ns, now
         if not self.processes.actors:
+            self.gpu_use = {}
             return
         for meter in self.meters:
             for device_id, busy in meter.busy().items():
-                self.gpu_use[device_id] = self._use_by_party(busy.pids)
+                self._add_use(device_id, busy, before, now)
+
+    def _add_use(self, device_id: str, busy: Busy, before: int, now: int) -> None:
+        """Add what each party used of a device over [before, now)."""
+        histories = self.gpu_use.setdefault(device_id, {})
+        used = self._use_by_party(busy.pids)
+        for key in used.keys() | histories.keys():
+            history = histories.get(key)
+            if history is None:
+                history = histories[key] = History()
+                history.add(before, 0)
+            history.add(now, history.value_at(now) + round(used.get(key, 0.0) * (now - before)))
+        if busy.note and device_id in self.devices:
+            self.devices[device_id].notes.append((now, busy.note))
 
     def _use_by_party(self, pids: Mapping[int, float | None]) -> dict[str, float]:
         """Utilisation by party; processes that do not say share the device equally."""
@@ -170,11 +196,14 @@ class Sampler:
             use[key] = use.get(key, 0.0) + amount
         return use
 
-    def read_marks(self) -> bool:
-        """Follow new marks. True when some changed a state, so that meters are read at once."""
+    def read_marks(self, names: Collection[str] | None = None) -> bool:
+        """Follow new marks. True when some changed a state, so that meters are read at once.
+
+        names: the marks files in which something is known to be new, None to look at all.
+        """
         late: int | None = None
         any_new = False
-        for file, lines in self.folder.read():
+        for file, lines in self.folder.read(names):
             any_new |= any(line.kind != "log" for line in lines)
             try:
                 self._follow(file, lines)
@@ -185,24 +214,29 @@ class Sampler:
             earliest = min((line.at_ns for line in lines), default=self.edge)
             if earliest < self.edge and file.boot_id == self.boot_id:
                 late = earliest if late is None else min(late, earliest)
+            self._note_damage(file)
         for file in self.folder.newly_gone():
             self._bury(file)
             any_new = True
         for file in list(self.folder.files.values()):
             if file.gone and file.timeline.open:
                 self._bury(file)
-        self._note_damage()
         if late is not None:
             self._rebind(late)
         return any_new
 
-    def _note_damage(self) -> None:
+    def note(self, text: str) -> None:
+        """Something happened to the machine that the reports of all open runs must say."""
+        for state in self.book.runs.values():
+            if state.open:
+                state.note(text)
+
+    def _note_damage(self, file: MarksFile) -> None:
         """Runs whose marks files have unreadable lines say so, once they are known."""
-        for file in self.folder.files.values():
-            state = self.book.runs.get(file.run_id)
-            if file.reader.corrupt and state is not None:
-                numbers = ", ".join(str(n) for n in file.reader.corrupt[:5])
-                state.note(f"marks file {file.key} {UNREADABLE} ({numbers}): their marks are missing")
+        state = self.book.runs.get(file.run_id)
+        if file.reader.corrupt and state is not None:
+            numbers = ", ".join(str(n) for n in file.reader.corrupt[:5])
+            state.note(f"marks file {file.key} {UNREADABLE} ({numbers}): their marks are missing")
 
     def _follow(self, file: MarksFile, lines: Sequence[Line]) -> None:
         was_open = set(self.book.open_ids())
@@ -222,6 +256,7 @@ class Sampler:
             self._reserved[file.key] = (cpus_of(file.pid, self.roots), memory_of(file.pid, self.roots))
         for run_id in set(self.book.open_ids()) - was_open:
             self._opened(self.book.runs[run_id], file)
+            self.plan_grid(boottime_ns())
         self._note_ends(was_open)
 
     def _ship_mark(self, file: MarksFile, line: Line) -> None:
@@ -249,6 +284,7 @@ class Sampler:
             self.book.take(file.key, line)
             self._ship_mark(file, line)
             self.folder.offsets[file.key] = line.n
+        self._note_damage(file)
         if file.timeline.open:
             at, us = self._end_of(file)
             state = file.timeline.at(at)
@@ -272,54 +308,63 @@ class Sampler:
 
     # -- closing spans ---------------------------------------------------------------------------
 
-    def next_edge(self) -> int:
-        """The next instant of the span grid (whole multiples of the span in UTC, so hours are never crossed)."""
-        offset = clock_offset()
-        step = SPAN_SECONDS * US_PER_SECOND
-        # The clocks' offset jitters: an edge that was closed a moment ago must not come up again a moment later.
-        return offset.boot_ns(((offset.utc_us(self.edge) + EDGE_JITTER_US) // step + 1) * step)
+    def plan_grid(self, now: int) -> None:
+        """Set the next grid instant: whole multiples in UTC of the span, of a minute while there is no run.
 
-    def _next_close(self, now: int) -> int:
-        """The next grid instant; while more than a minute lies behind, an absence, the next whole minute."""
-        if now - self.edge <= LONGEST_SPAN_NS:
-            return self.next_edge()
-        offset = clock_offset()
-        step = LONGEST_SPAN_NS // NS_PER_US
-        return offset.boot_ns(((offset.utc_us(self.edge) + EDGE_JITTER_US) // step + 1) * step)
+        So hours are never crossed, and an absence is closed in one go and cut at whole minutes.
+        """
+        clocks = clock_offset()
+        minute = (clocks.utc_us(self.edge) + EDGE_JITTER_US) // IDLE_SPAN_US + 1
+        ends = [clocks.boot_ns(minute * IDLE_SPAN_US)]
+        if self.book.any_open():
+            # The clocks' offset jitters: an edge closed a moment ago must not come up again a moment later.
+            span = (clocks.utc_us(max(now, self.edge)) + EDGE_JITTER_US) // SPAN_US + 1
+            ends.append(clocks.boot_ns(span * SPAN_US))
+        self.grid = max(min(ends), self.edge + 1)
 
     def close_spans(self, now: int, *, force: bool = False) -> bool:
-        """Close every span whose end is past and known. True when any was."""
+        """Close every span whose end is past and known. True when any was. force: take what is known."""
         closed = False
         while True:
-            ends = [t for t in self.ends if self.edge < t <= now]
-            end = min([self._next_close(now), *ends])
+            end = min([self.grid, *(t for t in self.ends if t > self.edge)])
             if end > now:
                 break
-            if not (force or self._is_known(end) or now > end + SETTLE_NS):
+            if not self._close_devices(end, now, force=force):
                 break
-            self.close_through(end)
+            self.edge = end
+            self.plan_grid(end)
             closed = True
         self.ends = [t for t in self.ends if t > self.edge]
         return closed
 
-    def close_through(self, end: int) -> None:
-        """Close [edge, end): bind what is known of it. A long span, an absence, is cut at whole minutes."""
-        start, self.edge = self.edge, max(end, self.edge)
-        if end <= start:
-            return
-        offset = clock_offset()
-        minutes = grid_cuts(offset.utc_us(start), offset.utc_us(end), LONGEST_SPAN_NS // NS_PER_US)
-        inside = (
-            [t for us in minutes if start < (t := offset.boot_ns(us)) < end] if end - start > LONGEST_SPAN_NS else []
-        )
-        for a, b in zip([start, *inside], [*inside, end], strict=True):
-            rows = measure(self._machine(), list(self.devices.values()), self.parties(), a, b, offset)
-            keyed = {f"{row.started_ns:020d}/{row.device_id}": row for row in rows}
-            self._open.append(_Closed(a, b, offset, keyed))
+    def close_all(self, now: int) -> None:
+        """Close everything up to now with what is known."""
+        if now > self.edge:
+            self._close_devices(now, now, force=True)
+            self.edge = now
+            self.plan_grid(now)
 
-    def _is_known(self, end: int) -> bool:
-        times = [history.history.last_time for history in self.devices.values()]
-        return all(t is not None and t >= end for t in times)
+    def _close_devices(self, end: int, now: int, *, force: bool) -> bool:
+        """Bind each device's energy up to ``end``. False while one may still tell; a silent one is left behind."""
+        clocks, scene, waiting = clock_offset(), None, False
+        for history in self.devices.values():
+            known = history.history.last_time
+            if history.edge >= end or known is None:
+                continue
+            until = min(known, end)
+            if until < end and not force and now <= end + SETTLE_NS + history.device.step_ns:
+                waiting = True
+                continue
+            if until <= history.edge:
+                continue
+            scene = scene or self.scene()
+            self._bind(scene, history, history.edge, until, clocks)
+            history.edge = until
+        return not waiting
+
+    def _bind(self, scene: Scene, history: DeviceHistory, start: int, end: int, clocks: Offset) -> None:
+        rows = measure(scene, [history], start, end, clocks, _minutes(start, end, clocks))
+        self._open.append(_Closed(history, start, end, clocks, _keyed(rows)))
 
     def parties(self) -> list[Party]:
         """The marking processes as binding sees them."""
@@ -347,6 +392,10 @@ class Sampler:
             )
         return found
 
+    def scene(self) -> Scene:
+        """The machine and its parties as they are known now."""
+        return Scene(self._machine(), self.parties())
+
     def _machine(self) -> Machine:
         return Machine(
             self.machine_id, self.boot_id, self.processes.machine, self.settings.sample_ns, self.gpu_use,
@@ -358,28 +407,23 @@ class Sampler:
 
     def _rebind(self, since: int) -> None:
         """A late mark: spans still open are bound again, final ones get reassignments."""
+        scene = self.scene()
         for closed in self._open:
             if closed.end > since:
-                rows = measure(
-                    self._machine(),
-                    list(self.devices.values()),
-                    self.parties(),
-                    closed.start,
-                    closed.end,
-                    closed.offset,
-                )
+                cuts = _minutes(closed.start, closed.end, closed.offset)
+                rows = measure(scene, [closed.history], closed.start, closed.end, closed.offset, cuts)
                 self._dropped_keys |= closed.rows.keys()
-                closed.rows = {f"{row.started_ns:020d}/{row.device_id}": row for row in rows}
+                closed.rows = _keyed(rows)
                 closed.written = False
         for i, (seq, row) in enumerate(self._final):
             if row.ended_ns > since:
-                self._final[i] = (seq, self._reassigned(seq, row))
+                self._final[i] = (seq, self._reassigned(scene, seq, row))
 
-    def _reassigned(self, seq: int, row: Measurement) -> Measurement:
+    def _reassigned(self, scene: Scene, seq: int, row: Measurement) -> Measurement:
         history = next((h for h in self.devices.values() if h.device.device_id == row.device_id), None)
         if history is None or self.outbox.incarnation is None:
             return row
-        claimed = claims(self._machine(), history, self.parties(), row.started_ns, row.ended_ns)
+        claimed = claims(scene, history, row.started_ns, row.ended_ns)
         shares = split(row.energy_millijoules, claimed, self.settings.policy, row.component, row.idle_millijoules)
         for millijoules, giver, taker in reassign(row.shares, shares):
             self._pending.append(Reassignment(self.outbox.incarnation, seq, millijoules, giver, taker))
@@ -415,28 +459,29 @@ class Sampler:
         for state in runs:
             state.changed = False
         self._final.extend((seq, row) for seq, (_, row) in zip(seqs, finish, strict=False))
-        while self._open and self._open[0].end <= ripe:
-            self._open.popleft()
+        self._open = deque(closed for closed in self._open if closed.end > ripe)
         self._forget(now)
         return True
 
     def _bound_pending(self) -> None:
         """Memory is bounded while the disk is full: the oldest rows go, and are counted."""
         rows = sum(len(closed.rows) for closed in self._open) + len(self._pending)
-        while rows > PENDING_ROWS and self._open:
-            gone = self._open.popleft()
-            rows -= len(gone.rows)
-            self.lost_rows += len(gone.rows)
-            for state in self.book.runs.values():
-                if state.open:
-                    state.note("rows were lost while the disk refused them")
+        lost = 0
+        while rows - lost > PENDING_ROWS and self._open:
+            lost += len(self._open.popleft().rows)
+        if (over := rows - lost - PENDING_ROWS) > 0:
+            del self._pending[:over]
+            lost += over
+        self.lost_rows += lost
+        if lost:
+            self.note("rows were lost while the disk refused them")
 
     def _state(self) -> dict[str, Any]:
         """What a later agent of this boot needs to go on from the last closed edge."""
         raws = {
             device_id: raw
             for device_id, history in self.devices.items()
-            if (raw := history.raw_at(self.edge)) is not None
+            if (raw := history.raw_at(history.edge)) is not None
         }
         state: dict[str, Any] = {
             "marks": self.folder.offsets,
@@ -447,6 +492,7 @@ class Sampler:
             state["resume"] = {
                 "boot_id": self.boot_id,
                 "edge": self.edge,
+                "edges": {device_id: history.edge for device_id, history in self.devices.items()},
                 "raw": raws,
                 "cpu": cpu,
                 "machine_cpu": self.processes.machine.value_at(self.edge),
@@ -468,10 +514,13 @@ class Sampler:
             state.interrupt("the agent was gone for a part of it")
             self.book.runs[run.run_id] = state
         if same_boot and saved["edge"] < now:
+            edges = saved.get("edges", {})
             for device_id, raw in saved["raw"].items():
-                if device_id in self.devices and self.devices[device_id].device.method is Method.COUNTER:
-                    self.devices[device_id].resume(Reading(device_id, saved["edge"], energy_microjoules=raw), now)
-            if any(history.absent_until for history in self.devices.values()):
+                history = self.devices.get(device_id)
+                if history is not None and history.device.method is Method.COUNTER:
+                    reading = Reading(device_id, edges.get(device_id, saved["edge"]), energy_microjoules=raw)
+                    history.resume(reading, now)
+            if any(history.unread for history in self.devices.values()):
                 self.edge = saved["edge"]
                 self._left_cpu = saved.get("cpu", {})  # a state of an older version holds none
                 if "machine_cpu" in saved:
@@ -494,31 +543,56 @@ class Sampler:
     def _forget(self, now: int) -> None:
         recent = now - self.settings.grace_ns - 2 * SPAN_SECONDS * NS_PER_SECOND
         for history in self.devices.values():
-            history.forget(min(recent, self.edge))
+            history.forget(min(recent, history.edge))
         old = now - REMEMBER_NS
         self.processes.machine.forget(old)
         self.processes.group.forget(old)
         for actor in self.processes.actors.values():
             actor.cpu.forget(old)
+        for users in self.gpu_use.values():
+            for key in list(users):
+                users[key].forget(old)
+                if key and key not in self.processes.actors:
+                    del users[key]
         for file in self.folder.files.values():
             file.timeline.forget(old)
         while self._final and self._final[0][1].ended_ns < old:
             self._final.popleft()
+        self.book.forget(old, {file.run_id for file in self.folder.files.values()})
 
     def tidy(self, now: int, *, everything: bool = False) -> None:
         """Remove marks files whose process left and whose marks are durable, once their grace is over."""
         for key, file in list(self.folder.files.items()):
             over = file.last_ns + self.settings.grace_ns < now or everything
-            done = not file.timeline.open and over and not self._needed(file)
+            done = not file.timeline.open and over and not self._needed(file, now)
             if done:
                 self.folder.remove(key)
                 self.processes.drop_actor(key)
                 self.folder.offsets.pop(key, None)
                 self._reserved.pop(key, None)
 
-    def _needed(self, file: MarksFile) -> bool:
-        return any(closed.end > file.timeline.times[0] for closed in self._open) if file.timeline.times else False
+    def _needed(self, file: MarksFile, now: int) -> bool:
+        """Whether spans that the process was in may still be bound anew, or are not yet."""
+        if not file.timeline.times or file.last_ns + REMEMBER_NS < now:
+            return False
+        last = file.timeline.times[-1]
+        behind = any(history.edge < last and history.history.last_time for history in self.devices.values())
+        return behind or any(closed.start < last for closed in self._open)
 
     def totals(self) -> dict[str, int]:
         """Counts for the status file."""
         return {"outbox_rows": self.outbox.depth(), "lost_rows": self.lost_rows}
+
+
+def _keyed(rows: Sequence[Measurement]) -> dict[str, Measurement]:
+    """Rows by their key in the outbox, which sorts by time."""
+    return {f"{row.started_ns:020d}/{row.device_id}": row for row in rows}
+
+
+def _minutes(start: int, end: int, clocks: Offset) -> list[int]:
+    """The whole minutes of UTC strictly inside a span: none is ever crossed, and so no hour."""
+    return [
+        t
+        for us in grid_cuts(clocks.utc_us(start) + EDGE_JITTER_US, clocks.utc_us(end) - EDGE_JITTER_US, MINUTE_US)
+        if start < (t := clocks.boot_ns(us)) < end
+    ]

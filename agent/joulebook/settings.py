@@ -11,8 +11,10 @@ from joulebook.outbox import MOST_BYTES
 from joulebook.rows import Policy
 from joulebook.units import NS_PER_SECOND
 
-SPAN_SECONDS = 4
-"""Length of a span: rows are flushed at every span edge, so that with its settling second at most 5 s are lost."""
+SPAN_SECONDS = 10
+"""Length of a span while a run is open: rows are flushed at every span edge."""
+IDLE_SPAN_SECONDS = 60
+"""Length of a span while none is; both divide the hour, which no span crosses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Settings:
 
 def settings_from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings that the variables give. Raises BadInput on a value that cannot be."""
-    sample = _number(environ, "JOULEBOOK_SAMPLE_SECONDS", 1.0, least=0.05, most=SPAN_SECONDS)
+    sample = _number(environ, "JOULEBOOK_SAMPLE_SECONDS", 1.0, least=0.01, most=SPAN_SECONDS / 2)
     grace = _number(environ, "JOULEBOOK_GRACE_SECONDS", 30.0, least=0.0, most=3600.0)
     outbox_mib = _number(environ, "JOULEBOOK_OUTBOX_MIB", MOST_BYTES >> 20, least=1, most=1 << 20)
     name = environ.get("JOULEBOOK_POLICY", Policy.RESERVED)

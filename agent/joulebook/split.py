@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from fractions import Fraction
 
 from joulebook.rows import Component, Measurement, Policy, Share, ShareKind, Weights
 
@@ -19,21 +17,28 @@ def largest_remainder(total: int, weights: Sequence[float]) -> list[int]:
 
     total: >= 0.  weights: finite, >= 0, not all zero; the order of equal remainders is the order
     given, so callers sort first.  Hamilton's method: floors, then one more to the largest
-    fractional parts.  Exact rationals inside, so no weight is too large or too small.
+    fractional parts.  Exact integers inside, so no weight is too large or too small.
     """
     if total < 0 or any(not (math.isfinite(w) and w >= 0) for w in weights):
         raise ValueError(f"cannot divide {total} by weights {list(weights)}")
-    exact = [Fraction(w) for w in weights]
+    exact = _in_proportion(weights)
     whole = sum(exact)
     if not whole:
         raise ValueError("cannot divide by weights that are all zero")
-    quotas = [total * w / whole for w in exact]
-    parts = [math.floor(q) for q in quotas]
+    parts = [total * w // whole for w in exact]
     left = total - sum(parts)
-    by_remainder = sorted(range(len(parts)), key=lambda i: (parts[i] - quotas[i], i))
-    for i in by_remainder[:left]:
-        parts[i] += 1
+    if left:
+        by_remainder = sorted(range(len(parts)), key=lambda i: (-(total * exact[i] % whole), i))
+        for i in by_remainder[:left]:
+            parts[i] += 1
     return parts
+
+
+def _in_proportion(weights: Sequence[float]) -> list[int]:
+    """Whole numbers in exactly the proportion of the weights: a float's denominator is a power of two."""
+    ratios = [w.as_integer_ratio() for w in weights]
+    scale = max((d for _, d in ratios), default=1)
+    return [n * (scale // d) for n, d in ratios]
 
 
 def usage(component: Component, weights: Weights) -> float:
@@ -60,17 +65,22 @@ def split(
     rest = [i for i, claim in enumerate(ordered) if claim.kind is ShareKind.UNATTRIBUTED]
     if len(rest) != 1:
         raise ValueError(f"{len(rest)} unattributed claims, not one")
-    by_policy = [_policy_weight(claim, policy, component) for claim in ordered]
-    by_use = [usage(component, claim.weights) for claim in ordered]
     if idle_millijoules is None:
-        parts = _divide(energy_millijoules, by_policy, rest[0])
-        return tuple(replace(c, millijoules=p, policy=policy) for c, p in zip(ordered, parts, strict=True))
+        weights = [_use(claim, component) for claim in ordered] if policy is Policy.UNALLOCATED else None
+        parts = _divide(energy_millijoules, weights or _policy_weights(ordered, policy, component), rest[0])
+        return tuple(_with(c, p, policy) for c, p in zip(ordered, parts, strict=True))
     idle_total = min(idle_millijoules, energy_millijoules)
-    dynamic = _divide(energy_millijoules - idle_total, by_use, rest[0])
-    idle = _divide(idle_total, by_policy, rest[0])
+    dynamic = _divide(energy_millijoules - idle_total, [_use(claim, component) for claim in ordered], rest[0])
+    idle = _divide(idle_total, _policy_weights(ordered, policy, component), rest[0])
     unclaimed, idle[rest[0]] = idle[rest[0]], 0
-    shares = [replace(c, millijoules=d + i, policy=policy) for c, d, i in zip(ordered, dynamic, idle, strict=True)]
+    shares = [_with(c, d + i, policy) for c, d, i in zip(ordered, dynamic, idle, strict=True)]
     return (*shares, Share(ShareKind.IDLE, unclaimed, policy))
+
+
+def _with(claim: Share, millijoules: int, policy: Policy) -> Share:
+    return Share(
+        claim.kind, millijoules, policy, claim.run_id, claim.phase, claim.member, claim.rank, claim.weights
+    )  # fmt: skip
 
 
 def resplit(measurement: Measurement, policy: Policy) -> tuple[Share, ...]:
@@ -86,10 +96,36 @@ def resplit(measurement: Measurement, policy: Policy) -> tuple[Share, ...]:
     return split(measurement.energy_millijoules, claims, policy, measurement.component, measurement.idle_millijoules)
 
 
-def _policy_weight(claim: Share, policy: Policy, component: Component) -> float:
-    if policy is Policy.RESERVED:
-        return claim.weights.reserved_fraction
+def _use(claim: Share, component: Component) -> float:
     return usage(component, claim.weights)
+
+
+def _policy_weights(claims: Sequence[Share], policy: Policy, component: Component) -> list[float]:
+    """What the policy weighs each claim with; all zero where it gives the energy to no run."""
+    match policy:
+        case Policy.RESERVED:
+            return [claim.weights.reserved_fraction for claim in claims]
+        case Policy.UTILISATION:
+            return [_use(claim, component) for claim in claims]
+        case Policy.EQUAL:
+            return _equally(claims, component)
+        case Policy.UNALLOCATED:
+            return [0.0] * len(claims)
+
+
+def _equally(claims: Sequence[Share], component: Component) -> list[float]:
+    """Every run that holds the device weighs the same; within a run its shares weigh by reservation, else by use."""
+    runs: dict[str, list[int]] = {}
+    for i, claim in enumerate(claims):
+        if claim.run_id and (claim.weights.reserved_fraction or _use(claim, component)):
+            runs.setdefault(claim.run_id, []).append(i)
+    weights = [0.0] * len(claims)
+    for own in runs.values():
+        within = [claims[i].weights.reserved_fraction for i in own]
+        within = within if any(within) else [_use(claims[i], component) for i in own]
+        for i, weight in zip(own, within, strict=True):
+            weights[i] = weight / sum(within)
+    return weights
 
 
 def _divide(total: int, weights: Sequence[float], rest: int) -> list[int]:

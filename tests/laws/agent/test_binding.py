@@ -2,10 +2,10 @@
 
 from itertools import pairwise
 
-from builders import counter_history, cpu_history, line
+from builders import counter_history, cpu_history, line, measured
 from hypothesis import given
 from hypothesis import strategies as st
-from joulebook.binding import Machine, Party, measure, reassign
+from joulebook.binding import Machine, Party, reassign
 from joulebook.clock import Offset
 from joulebook.rows import Policy, Reassignment
 from joulebook.split import resplit
@@ -62,7 +62,7 @@ def device_of(watts):
 def test_shares_exhaust_every_measurement_and_measurements_exhaust_the_span(world, watts):
     machine, parties = world
     history = device_of(watts)
-    rows = measure(machine, [history], parties, START, END, OFFSET)
+    rows = measured(machine, [history], parties, START, END, OFFSET)
     for row in rows:
         assert sum(share.millijoules for share in row.shares) == row.energy_millijoules
         assert all(share.millijoules >= 0 for share in row.shares)
@@ -79,7 +79,7 @@ def test_closing_a_span_in_two_changes_no_total(world, watts, middle):
     def totals(*edges):
         found = {}
         for a, b in pairwise(edges):
-            for row in measure(machine, [device_of(watts)], parties, a, b, OFFSET):
+            for row in measured(machine, [device_of(watts)], parties, a, b, OFFSET):
                 found[""] = found.get("", 0) + row.energy_millijoules
         return found
 
@@ -90,8 +90,8 @@ def test_closing_a_span_in_two_changes_no_total(world, watts, middle):
 def test_reassignments_end_where_early_marks_would_have(before, after, watts):
     """The old shares with their moves hold the millijoules of the new shares, and nothing is lost on the way."""
     machine, parties = before
-    for row in measure(machine, [device_of(watts)], parties, START, END, OFFSET):
-        later = measure(after[0], [device_of(watts)], after[1], row.started_ns, row.ended_ns, OFFSET)
+    for row in measured(machine, [device_of(watts)], parties, START, END, OFFSET):
+        later = measured(after[0], [device_of(watts)], after[1], row.started_ns, row.ended_ns, OFFSET)
         if len(later) != 1 or later[0].energy_millijoules != row.energy_millijoules:
             continue
         wanted = later[0].shares

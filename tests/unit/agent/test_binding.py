@@ -1,8 +1,8 @@
 """Binding marks to joules: cuts at changes of state, reservations, CPU seconds, GPUs by who uses them."""
 
 import pytest
-from builders import counter_history, cpu_history, line
-from joulebook.binding import Machine, Party, claims, measure, reassign
+from builders import claimed, counter_history, cpu_history, line, measured
+from joulebook.binding import Machine, Party, reassign
 from joulebook.clock import Offset
 from joulebook.rows import Component, Method, Policy, Share, ShareKind
 from joulebook.timeline import Timeline
@@ -23,6 +23,11 @@ def machine(policy=Policy.RESERVED, cpu=None, **values):
     return Machine("m", "b", cpu or cpu_history(), S, policy=policy, **values)
 
 
+def used_by(**fractions):
+    """Cumulative use of a device by party (others: that of no run)."""
+    return {key.replace("others", ""): cpu_history((0, 0), (10 * S, int(f * 10 * S))) for key, f in fractions.items()}
+
+
 def constant(watts, seconds=10, **values):
     """A device of constant power, read every 10 ms."""
     step = 10_000_000
@@ -37,7 +42,7 @@ def test_a_phase_gets_the_energy_between_its_marks():
         line("begin", 2, 2 * S, phase="train"),
         line("end", 3, 5 * S, of=2),
     )
-    rows = measure(machine(), [constant(100)], [run], S, 9 * S, OFFSET)
+    rows = measured(machine(), [constant(100)], [run], S, 9 * S, OFFSET)
     by_phase = {}
     for row in rows:
         for share in row.shares:
@@ -54,7 +59,7 @@ def test_phases_closer_than_the_shortest_cut_share_a_measurement_by_time():
     for i in range(10):
         marks.append(line("begin", 2 + 2 * i, S + i * 2_000_000, phase="a"))
         marks.append(line("end", 3 + 2 * i, S + i * 2_000_000 + 500_000, of=2 + 2 * i))
-    rows = measure(machine(), [constant(100)], [party("r", *marks)], S - 1_000_000, S + 18_000_000, OFFSET)
+    rows = measured(machine(), [constant(100)], [party("r", *marks)], S - 1_000_000, S + 18_000_000, OFFSET)
     assert len(rows) == 1
     by_phase = {share.phase: share.weights.reserved_fraction for share in rows[0].shares if share.run_id}
     assert by_phase["a"] == pytest.approx(9 * 0.5 / 19, rel=1e-6)  # the tenth begins as the span ends
@@ -63,7 +68,7 @@ def test_phases_closer_than_the_shortest_cut_share_a_measurement_by_time():
 
 def test_two_runs_without_limits_reserve_a_half_each():
     runs = [party(key, line("join", 1, 0, run=key)) for key in ("a", "b")]
-    shares = claims(machine(), constant(100), runs, S, 2 * S)
+    shares = claimed(machine(), constant(100), runs, S, 2 * S)
     assert [s.weights.reserved_fraction for s in shares] == [0.5, 0.5, 0.0]
 
 
@@ -72,9 +77,9 @@ def test_a_limited_run_reserves_its_limit_and_others_what_it_leaves():
     free = party("b", line("join", 1, 0, run="b"))
     history = constant(100)
     history.capacity = 8.0
-    alone = claims(machine(), history, [limited], S, 2 * S)
+    alone = claimed(machine(), history, [limited], S, 2 * S)
     assert [(s.kind, s.weights.reserved_fraction) for s in alone] == [("run", 0.25), ("unattributed", 0.75)]
-    both = claims(machine(), history, [limited, free], S, 2 * S)
+    both = claimed(machine(), history, [limited, free], S, 2 * S)
     assert [s.weights.reserved_fraction for s in both] == [0.25, 0.75, 0.0]
 
 
@@ -84,21 +89,21 @@ def test_a_runs_reservation_goes_to_its_processes_in_a_phase():
         party(f"k{i}", line("join", 1, 0, run="r"), line("begin", 2, 1, phase="train"), root_run_id="r", rank=i)
         for i in range(2)
     ]
-    shares = claims(machine(), constant(100), [launcher, *ranks], S, 2 * S)
+    shares = claimed(machine(), constant(100), [launcher, *ranks], S, 2 * S)
     told = {(s.phase, s.rank): s.weights.reserved_fraction for s in shares if s.run_id}
     assert told == {("", None): 0.0, ("train", 0): 0.5, ("train", 1): 0.5}
 
 
 def test_cpu_seconds_are_each_partys_own_and_the_rest_is_everybody_elses():
     run = party("r", line("join", 1, 0, run="r"), cpu=cpu_history((0, 0), (10 * S, 4 * S)))
-    shares = claims(machine(cpu=cpu_history((0, 0), (10 * S, 10 * S))), constant(100), [run], S, 6 * S)
+    shares = claimed(machine(cpu=cpu_history((0, 0), (10 * S, 10 * S))), constant(100), [run], S, 6 * S)
     assert [(s.kind, s.weights.cpu_seconds) for s in shares] == [("run", 2.0), ("unattributed", 3.0)]
 
 
 def test_utilisation_divides_by_cpu_seconds_exactly():
     run = party("r", line("join", 1, 0, run="r"), cpu=cpu_history((0, 0), (10 * S, 3 * S)))
     busy = machine(Policy.UTILISATION, cpu=cpu_history((0, 0), (10 * S, 4 * S)))
-    (row,) = measure(busy, [constant(100)], [run], S, 9 * S, OFFSET)
+    (row,) = measured(busy, [constant(100)], [run], S, 9 * S, OFFSET)
     mine = next(s.millijoules for s in row.shares if s.run_id)
     assert mine == pytest.approx(row.energy_millijoules * 3 / 4, abs=1)
     assert sum(s.millijoules for s in row.shares) == row.energy_millijoules
@@ -107,8 +112,8 @@ def test_utilisation_divides_by_cpu_seconds_exactly():
 def test_a_gpu_is_shared_by_who_keeps_it_busy():
     runs = [party(key, line("join", 1, 0, run=key)) for key in ("a", "b")]
     history = constant(200, component=Component.GPU, device_id="GPU-0")
-    used = machine(Policy.UTILISATION, gpu_use={"GPU-0": {"a": 0.6, "b": 0.2, "": 0.2}})
-    (row,) = measure(used, [history], runs, S, 9 * S, OFFSET)
+    used = machine(Policy.UTILISATION, gpu_use={"GPU-0": used_by(a=0.6, b=0.2, others=0.2)})
+    (row,) = measured(used, [history], runs, S, 9 * S, OFFSET)
     parts = {s.run_id: s.millijoules / row.energy_millijoules for s in row.shares}
     assert parts == pytest.approx({"a": 0.6, "b": 0.2, "": 0.2}, abs=1e-5)
 
@@ -117,14 +122,14 @@ def test_a_run_that_may_not_see_a_gpu_reserves_none_of_it():
     blind = party("a", line("join", 1, 0, run="a"), gpus=frozenset())
     seeing = party("b", line("join", 1, 0, run="b"), gpus=frozenset({"GPU-0"}))
     history = constant(200, component=Component.GPU, device_id="GPU-0")
-    told = {s.run_id: s.weights.reserved_fraction for s in claims(machine(), history, [blind, seeing], S, 2 * S)}
+    told = {s.run_id: s.weights.reserved_fraction for s in claimed(machine(), history, [blind, seeing], S, 2 * S)}
     assert told == {"a": 0.0, "b": 1.0, "": 0.0}
 
 
 def test_the_edge_error_of_a_counter_is_in_the_independent_part():
     # METHODS 1.3: u_r = tau / (T sqrt 6); tau = 0.1 s over T = 8 s: 0.51 %.
     history = constant(100, step_ns=100_000_000)
-    (row,) = measure(machine(), [history], [], S, 9 * S, OFFSET)
+    (row,) = measured(machine(), [history], [], S, 9 * S, OFFSET)
     assert row.u_indep == pytest.approx(0.1 / (8 * 6**0.5), rel=1e-6)
     assert row.method is Method.COUNTER
 

@@ -43,11 +43,11 @@ def test_a_window_mean_belongs_to_the_time_before_its_reading():
 
 
 def test_power_is_not_integrated_across_a_silence():
-    history = DeviceHistory(device(Component.GPU, Method.INTEGRATED), "sim", S)
+    history = DeviceHistory(device(Component.GPU, Method.INTEGRATED, limit_watts=400.0), "sim", S, idle_watts=50.0)
     for at in (0, S, 8 * S, 9 * S):
         history.add(Reading("g", at, power_milliwatts=100_000))
     assert history.history.gained(0, 10 * S) == 200_000_000
-    assert history.notes_in(0, 10 * S) == ["power was not read: energy is missing"]
+    assert history.notes_in(0, 10 * S) == ["power was not read: 350 to 2800 J of 7.0 s are missing"]
 
 
 def test_a_model_says_nothing_about_the_time_that_nobody_sampled():
@@ -55,7 +55,7 @@ def test_a_model_says_nothing_about_the_time_that_nobody_sampled():
     for at, microjoules in ((0, 0), (S, 10**8), (3600 * S, 36 * 10**9), (3601 * S, 36 * 10**9 + 10**8)):
         history.add(Reading("d", at, energy_microjoules=microjoules))
     assert history.history.gained(0, 4000 * S) == pytest.approx(2 * 10**8, rel=0.01)
-    assert history.notes_in(0, 4000 * S) == ["nothing was sampled: modelled energy is missing"]
+    assert history.notes_in(0, 4000 * S) == ["nothing was sampled: at least 0 J of 3599.0 s are missing"]
 
 
 def test_a_stepping_counter_is_placed_where_it_stepped():
@@ -88,9 +88,25 @@ def test_an_absence_is_claimed_whole_and_labelled():
     history.resume(Reading("d", 10 * S, energy_microjoules=5_000_000), now_ns=30 * S)
     history.add(Reading("d", 30 * S, energy_microjoules=2_005_000_000))
     assert history.history.gained(10 * S, 30 * S) == pytest.approx(2_000_000_000, rel=0.001)
-    assert history.observed(10 * S, 20 * S) == 0.0
-    assert history.observed(25 * S, 35 * S) == 0.5
-    assert history.observed(30 * S, 40 * S) == 1.0
+    label = "claimed across an absence of the agent"
+    assert history.unread_in(10 * S, 20 * S) == [(10 * S, 20 * S, label)]
+    assert history.unread_in(25 * S, 35 * S) == [(25 * S, 30 * S, label)]
+    assert history.unread_in(30 * S, 40 * S) == []
+
+
+def test_a_counter_that_was_silent_for_long_keeps_its_energy_and_says_what_nobody_saw():
+    history = counter_history([(0, 0), (S, 10**8), (8 * S, 8 * 10**8), (9 * S, 9 * 10**8)])
+    assert history.history.gained(0, 9 * S) == pytest.approx(9 * 10**8, rel=0.001)
+    assert history.unread_in(0, 9 * S) == [(S, 8 * S, "claimed across 7 s without a reading")]
+
+
+def test_idle_energy_of_parts_sums_to_that_of_the_whole():
+    history = counter_history([(0, 0)])
+    assert history.idle_millijoules(0, S) is None
+    history.idle_watts = 33.3333
+    edges = [7, S // 3, S, 2 * S + 1, 3 * S]
+    parts = [history.idle_millijoules(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    assert sum(parts) == history.idle_millijoules(7, 3 * S) == 99_999
 
 
 def test_the_raw_value_at_an_edge_resumes_to_the_same_total():

@@ -7,8 +7,8 @@ import sys
 from dataclasses import replace
 
 import pytest
-from builders import counter_history
-from joulebook.binding import Machine, measure
+from builders import counter_history, measured
+from joulebook.binding import Machine
 from joulebook.clock import Offset
 from joulebook.history import History
 from joulebook.outbox import Outbox
@@ -23,7 +23,7 @@ def mark(n):
 
 def some_measurement():
     history = counter_history([(0, 0), (S, 100_000_000)])
-    return measure(Machine("m", "b", History(), S), [history], [], 0, S // 2, Offset(10**18))[0]
+    return measured(Machine("m", "b", History(), S), [history], [], 0, S // 2, Offset(10**18))[0]
 
 
 def test_rows_come_out_in_order_and_as_they_went_in(tmp_path):
