@@ -54,8 +54,9 @@ class Timing:
     def tick(self, planned_ns: int, now_ns: int, step_ns: int) -> list[str]:
         """Take one tick in. planned_ns: when it was due, 0 for the first. What a run's report must say of it."""
         notes = []
-        shift = offset().ns
-        asleep = now_ns - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        gettime = time.clock_gettime_ns
+        shift = gettime(time.CLOCK_REALTIME) - gettime(time.CLOCK_BOOTTIME)
+        asleep = now_ns - gettime(time.CLOCK_MONOTONIC)
         if self._offset_ns is None:
             self._asleep_ns = asleep
         else:
@@ -164,13 +165,16 @@ class Loop:
 
     def _read_marks(self, may_be_new: bool, *, edge: bool) -> bool:
         """Follow what inotify names; all files where it cannot tell, and at every span edge in case it lost some."""
-        if self.inotify is None or edge:
-            names = None
-        else:
-            events = self.inotify.read(timeout=0) if may_be_new else []
-            names = {event.name for event in events}
-            if any(event.mask & flags.Q_OVERFLOW for event in events):
-                names = None
+        names: set[str] | None = None
+        if self.inotify is not None and not edge:
+            names = set()
+            if may_be_new:
+                events = self.inotify.read(timeout=0)
+                names = {event.name for event in events}
+                if any(event.mask & flags.Q_OVERFLOW for event in events):
+                    names = None
+        if names == set() and not self.sampler.folder.files:
+            return False
         return self.sampler.read_marks(names)
 
     def _close(self, now: int) -> None:

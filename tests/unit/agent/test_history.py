@@ -1,6 +1,7 @@
 """Histories: wrap, reset and gap; integration of power; the time at which a stepping counter had its value."""
 
 import random
+from itertools import pairwise
 
 import pytest
 from builders import counter_history, device
@@ -105,7 +106,7 @@ def test_idle_energy_of_parts_sums_to_that_of_the_whole():
     assert history.idle_millijoules(0, S) is None
     history.idle_watts = 33.3333
     edges = [7, S // 3, S, 2 * S + 1, 3 * S]
-    parts = [history.idle_millijoules(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [history.idle_millijoules(a, b) for a, b in pairwise(edges)]
     assert sum(parts) == history.idle_millijoules(7, 3 * S) == 99_999
 
 
