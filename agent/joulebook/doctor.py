@@ -15,6 +15,7 @@ from joulebook import cpus
 from joulebook.cgroup import cgroup_of
 from joulebook.errors import BadInput, JoulebookError
 from joulebook.home import find_home
+from joulebook.inotify import Inotify
 from joulebook.meters import METERS, Device, LeftOut, Meter, MeterAbsent, Roots, open_meter, roots_from_environment
 from joulebook.meters import open_meters as open_all
 
@@ -107,10 +108,8 @@ def _cgroup(roots: Roots) -> dict[str, Any]:
 def _inotify() -> dict[str, Any]:
     """Whether marks can wake the agent; without it the agent polls."""
     try:
-        from inotify_simple import INotify
-
-        INotify().close()
-    except (ImportError, OSError) as error:
+        Inotify(Path("/")).close()
+    except OSError as error:
         remedy = "sudo sysctl fs.inotify.max_user_instances=512; until then the agent polls"
         return {"works": False, "cause": str(error), "remedy": remedy}
     return {"works": True, "cause": "", "remedy": ""}

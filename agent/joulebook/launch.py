@@ -18,10 +18,20 @@ IDLE_SECONDS = 8
 """An agent that was started for a run ends this long after the last run's end."""
 
 
+def agent_command(until_idle_seconds: float | None, standby: bool | None, *, debug: bool = False) -> list[str]:
+    """What starts an agent: not by the program ``joulebook``, whose command line would stay in its memory."""
+    words = [] if until_idle_seconds is None else ["--until-idle", str(until_idle_seconds)]
+    if standby is not None:
+        words.append("--standby" if standby else "--no-standby")
+    if debug:
+        words.append("--debug")
+    return [sys.executable, "-m", "joulebook.serve", *words]
+
+
 def start_agent(home: Home) -> None:
     """Start an agent that ends by itself. The shell in between leaves at once, so that it becomes init's child."""
     log = log_path(home, machine_id())
-    command = [sys.executable, "-m", "joulebook", "agent", "--until-idle", str(IDLE_SECONDS)]
+    command = agent_command(IDLE_SECONDS, None)
     environ = {**os.environ, "JOULEBOOK_HOME": str(home.root)}
     if home.shared is not None:
         environ["JOULEBOOK_MARKS"] = str(home.shared)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -76,6 +75,8 @@ def _visible(environ: dict[str, str], devices: Sequence[Device]) -> list[str] | 
 
 def _git(proc: Path, pid: int) -> dict[str, Any]:
     """Commit and dirty flag of the directory that the process works in."""
+    import subprocess  # an agent that sees no run does without it
+
     try:
         cwd = os.readlink(proc / str(pid) / "cwd")  # noqa: PTH115
         commit = _run_git(cwd, "rev-parse", "HEAD")
@@ -85,6 +86,8 @@ def _git(proc: Path, pid: int) -> dict[str, Any]:
 
 
 def _run_git(cwd: str, *words: str) -> str:
+    import subprocess
+
     # Reads only: no hooks, no index refresh, no prompt.
     environ = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
     done = subprocess.run(

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Final
 
-from joulebook.agent import Loop
+from joulebook.errors import JoulebookError
 from joulebook.folder import MarksFolder
-from joulebook.home import Home
+from joulebook.home import Home, find_home
 from joulebook.identity import boot_id, machine_id
 from joulebook.lease import Lease, outbox_path, read_status, runs_are_taken, take_lease
-from joulebook.meters import Meter, Refused, open_meters, roots_from_environment
+from joulebook.loop import Loop
+from joulebook.meters import Meter, MeterAbsent, Refused, open_meters, roots_from_environment
 from joulebook.outbox import Outbox
 from joulebook.resume import ended_runs, leave_counters, remember_ended
 from joulebook.sampler import Sampler
@@ -49,7 +50,8 @@ def serve(home: Home, until_idle_seconds: float | None, *, standby: bool) -> boo
         for meter in meters:
             stack.callback(meter.close)
         for refusal in refused:
-            print(refusal.error.lines("agent"), file=sys.stderr)
+            if not meters or not isinstance(refusal.error, MeterAbsent):  # what is not there needs no mending
+                print(refusal.error.lines("agent"), file=sys.stderr)
         while _meter(home, settings, lease, meters, refused, until_idle_seconds, stop_fd):
             lease.take_runs()
     return True
@@ -125,3 +127,28 @@ def _stop_pipe() -> int:
         signal.signal(number, lambda *_: None)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     return reader
+
+
+def main(words: Sequence[str]) -> int:
+    """The agent from its command line, which ``launch.agent_command`` writes and nobody else."""
+    until_idle = float(words[words.index("--until-idle") + 1]) if "--until-idle" in words else None
+    standby = until_idle is None
+    if "--standby" in words or "--no-standby" in words:
+        standby = "--standby" in words
+    try:
+        home = find_home()
+        if serve(home, until_idle, standby=standby) or standby or until_idle is not None:
+            return 0
+        raise JoulebookError(
+            f"another agent meters this machine for {home.agents}",
+            "joulebook agent --standby, or stop it first (its pid is in agents/*.json)",
+        )
+    except JoulebookError as error:
+        if "--debug" in words:
+            raise
+        print(error.lines("agent"), file=sys.stderr)
+        return error.exit_status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

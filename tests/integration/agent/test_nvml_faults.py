@@ -155,7 +155,7 @@ def test_a_driver_that_is_loaded_again_is_found_and_its_counters_began_at_zero(p
     meter.close()
     # 200 W since the driver came back.
     assert after.energy_microjoules / 1e6 == pytest.approx(200 * (after.at_ns - back) / 1e9, abs=10)
-    assert [note for _, note in book.notes] == ["counter reset: energy before it is missing"]
+    assert [note for _, note in book.notes] == ["counter reset: 40 to 1476 J are missing"]
     # What was drawn without a driver is missing and not made up.
     seen_seconds = (after.at_ns - before["GPU-a"].at_ns - (back - gone)) / 1e9
     assert book.history.gained(before["GPU-a"].at_ns, after.at_ns) / 1e6 <= 200 * seen_seconds + 20
