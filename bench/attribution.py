@@ -18,7 +18,7 @@ import numpy as np
 from benching.cost import cpu_ns
 from benching.node import Node, measurements
 from benching.results import Row, parser, tell
-from joulebook.processes import machine_busy_ns
+from joulebook.processes import machine_counts
 from joulebook.rows import Measurement
 
 DUTIES = (0.05, 0.1, 0.15, 0.2)
@@ -42,7 +42,7 @@ class Clocks:
                 now.append(float(cpu_ns(pid)))
             except OSError:
                 now.append(before)
-        self.values.append([*now, float(machine_busy_ns(Path("/proc")))])
+        self.values.append([*now, float(machine_counts(Path("/proc"))[0])])
         self.times.append(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
 
     def due(self, m: Measurement, tracked: list[tuple[int, int]]) -> list[float]:

@@ -14,6 +14,10 @@ from joulebook.cgroup import cpu_seconds
 from joulebook.history import History
 from joulebook.identity import RUN_ID
 
+STAT_BYTES = 1024
+"""More than the longest /proc/PID/stat."""
+MOST_HELD = 512
+"""Members' files kept open; those beyond are opened for every scan."""
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 NS_PER_TICK = 1_000_000_000 // TICKS_PER_SECOND
 
@@ -33,21 +37,30 @@ def read_stat(proc: Path, pid: int) -> Stat | None:
     """A process's stat, None when it is gone."""
     try:
         with open(f"{proc}/{pid}/stat", "rb") as file:
-            text = file.read()
+            return _parse(file.read())
     except OSError:
         return None
+
+
+def _parse(text: bytes) -> Stat:
     fields = text[text.rindex(b")") + 2 :].split()
     own = int(fields[11]) + int(fields[12])
     children = int(fields[13]) + int(fields[14])
     return Stat(int(fields[1]), own * NS_PER_TICK, children * NS_PER_TICK, int(fields[19]), fields[0].decode())
 
 
-def machine_busy_ns(proc: Path) -> int:
-    """CPU time of the whole machine since boot that did work: user, nice, system, irq, softirq."""
+def machine_counts(proc: Path) -> tuple[int, int | None]:
+    """Since boot: CPU time of the whole machine that did work (user, nice, system, irq, softirq), ns; and forks.
+
+    The forks, threads included, are None where the file does not tell them.
+    """
     with open(f"{proc}/stat", "rb") as file:
-        words = file.readline().split()
+        text = file.read()
+    words = text[: text.index(b"\n")].split()
     user, nice, system, _, _, irq, softirq = (int(word) for word in words[1:8])
-    return (user + nice + system + irq + softirq) * NS_PER_TICK
+    at = text.rfind(b"\nprocesses ")
+    forks = None if at < 0 else int(text[at + 11 :].split(None, 1)[0])
+    return (user + nice + system + irq + softirq) * NS_PER_TICK, forks
 
 
 @dataclass(slots=True)
@@ -73,6 +86,7 @@ class _Known:
     actor: str | None
     own_ns: int = 0
     children_ns: int = 0
+    fd: int = -1
 
 
 @dataclass(slots=True)
@@ -90,6 +104,8 @@ class ProcessTable:
     group: History = field(default_factory=History)
     _known: dict[int, _Known] = field(default_factory=dict)
     _moved: bool = False
+    _forks: int | None = None
+    _held: int = 0
 
     def add_actor(self, actor: Actor) -> None:
         """From the next scan on, the process and what it starts count for this actor."""
@@ -106,29 +122,68 @@ class ProcessTable:
         return known.actor if known is not None else None
 
     def scan(self, now_ns: int) -> None:
-        """Read CPU times of every actor's tree and of the machine."""
-        self.machine.add(now_ns, machine_busy_ns(self.proc))
+        """Read CPU times of every actor's tree and of the machine.
+
+        The listing, half of the cost, is read only when a process was made or is gone since the last scan.
+        """
+        busy_ns, forks = machine_counts(self.proc)
+        self.machine.add(now_ns, busy_ns)
         if self.usage is not None:
             self.group.add(now_ns, int(cpu_seconds(self.usage) * 1e9))
         if not self.actors:
-            self._known.clear()
+            self._forget_all()
             return
-        listed = {int(name) for name in os.listdir(self.proc) if name.isdigit()}  # noqa: PTH208
-        self._leave(listed)
-        if self._moved:
-            self._sort_anew(listed)
-        self._meet(listed)
+        whole = self._read_members()
+        if not whole or forks is None or forks != self._forks or self._moved:
+            self._forks = forks
+            listed = {int(name) for name in os.listdir(self.proc) if name.isdigit()}  # noqa: PTH208
+            self._leave(listed)
+            if self._moved:
+                self._sort_anew(listed)
+            self._meet(listed)
         totals = dict.fromkeys(self.actors, 0)
-        for pid, known in self._known.items():
-            if known.actor is None:
-                continue
-            stat = read_stat(self.proc, pid)
-            if stat is not None:
-                known.own_ns, known.children_ns = stat.own_ns, stat.children_ns
-            totals[known.actor] += known.own_ns + known.children_ns
+        for known in self._known.values():
+            if known.actor is not None:
+                totals[known.actor] += known.own_ns + known.children_ns
         for key, total in totals.items():
             actor = self.actors[key]
             actor.cpu.add(now_ns, total + actor.carried)
+
+    def _read_members(self) -> bool:
+        """Bring the CPU times of all members up to now. False when one of them is gone."""
+        whole = True
+        for pid, known in self._known.items():
+            if known.actor is None:
+                continue
+            try:
+                if known.fd < 0:
+                    self._hold(pid, known)
+                stat = _parse(os.pread(known.fd, STAT_BYTES, 0)) if known.fd >= 0 else read_stat(self.proc, pid)
+            except (OSError, ValueError):  # no such process: its file is empty
+                stat = None
+            if stat is None:
+                whole = False
+            else:
+                known.own_ns, known.children_ns = stat.own_ns, stat.children_ns
+        return whole
+
+    def _hold(self, pid: int, known: _Known) -> None:
+        """Keep a member's file open: reading it again costs half of opening it again, and it is never another's."""
+        if self._held < MOST_HELD:
+            known.fd = os.open(f"{self.proc}/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+            self._held += 1
+
+    def _release(self, known: _Known) -> None:
+        if known.fd >= 0:
+            os.close(known.fd)
+            known.fd = -1
+            self._held -= 1
+
+    def _forget_all(self) -> None:
+        for known in self._known.values():
+            self._release(known)
+        self._known.clear()
+        self._forks = None
 
     def _meet(self, listed: set[int]) -> None:
         by_pid = {actor.pid: actor.key for actor in self.actors.values() if not actor.gone}
@@ -166,6 +221,7 @@ class ProcessTable:
         before, self._known, self._moved = self._known, {}, False
         self._meet(listed)
         for pid, old in before.items():
+            self._release(old)
             new = self._known.get(pid)
             if new is None or new.actor == old.actor:
                 continue
@@ -192,7 +248,7 @@ class ProcessTable:
             if heir is not None:
                 self.actors[heir].carried -= total  # waited for by another actor: not to count twice
         for pid in gone:
-            del self._known[pid]
+            self._release(self._known.pop(pid))
 
     def _heir(self, pid: int, gone: set[int]) -> str | None:
         """The actor of the nearest ancestor that still lives, None when that is none of ours."""

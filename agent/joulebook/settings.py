@@ -11,8 +11,8 @@ from joulebook.outbox import MOST_BYTES
 from joulebook.rows import Policy
 from joulebook.units import NS_PER_SECOND
 
-SPAN_SECONDS = 10
-"""Length of a span while a run is open: rows are flushed at every span edge."""
+SPAN_SECONDS = 4
+"""Length of a span while a run is open: each is flushed, so that with its settling second at most 5 s are lost."""
 IDLE_SPAN_SECONDS = 60
 """Length of a span while none is; both divide the hour, which no span crosses."""
 
