@@ -41,6 +41,7 @@ MOST_ZONES = 64
 MOST_PEERS = 16
 MOST_PEERS_OF_A_USER = 4
 IDLE_SECONDS = 60
+DOMAINS = re.compile(r"package-\d{1,4}(-die-\d{1,4})?|dram|psys")
 NOBODY = 65534
 SO_PEERGROUPS = 59
 PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 4, 38
@@ -54,7 +55,7 @@ class Counters:
         self.zones = []
         for entry in sorted((Path(sys_root) / "class" / "powercap").glob("intel-rapl*:*"))[:MOST_ZONES]:
             name = (entry / "name").read_text(errors="replace").strip()
-            if re.fullmatch(r"intel-rapl[a-z-]*(:\d{1,4})+", entry.name) and re.fullmatch(r"[a-z0-9-]{1,40}", name):
+            if re.fullmatch(r"intel-rapl[a-z-]*(:\d{1,4})+", entry.name) and DOMAINS.fullmatch(name):
                 limit = (entry / "max_energy_range_uj").read_text(errors="replace").strip()
                 fd = os.open(entry / "energy_uj", os.O_RDONLY | os.O_CLOEXEC)
                 self.zones.append((entry.name, name, limit if re.fullmatch(r"\d{1,18}", limit) else "0", fd))

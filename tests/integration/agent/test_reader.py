@@ -174,6 +174,39 @@ def test_an_allowed_user_gets_whole_joules_and_the_label(machine: Machine) -> No
     assert all(energy % 1_000_000 == 0 and energy > 0 for energy in found["readings"].values())
 
 
+def test_dies_that_mirror_their_socket_are_found_out_through_it_too(machine: Machine) -> None:
+    machine.simulate("--packages", "2", "--dies")
+    machine.start_reader("--user", str(NOBODY))
+    assert list(machine.agent(NOBODY)["devices"]) == ["rapl:package-0-die-0", "rapl:package-1-die-0"]
+
+
+def test_what_lies_inside_a_package_is_neither_opened_nor_told(machine: Machine) -> None:
+    machine.simulate("--dram", "--psys")
+    process = machine.start_reader()
+    peer = connected(machine.path)
+    assert [told.name for told in parse_answer(ask(peer)).zones] == ["package-0", "dram", "psys"]
+    peer.close()
+    held = [str(fd.readlink()) for fd in Path(f"/proc/{process.pid}/fd").iterdir()]
+    assert sum("energy_uj" in file for file in held) == 3
+
+
+def test_a_peer_that_is_silent_is_let_go_and_the_meter_connects_anew(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.simulate()
+    shorter = machine.root / "reader.py"
+    shorter.write_text(Path(reader.__file__).read_text().replace("IDLE_SECONDS = 60", "IDLE_SECONDS = 1"))
+    monkeypatch.setattr(reader, "__file__", str(shorter))
+    machine.start_reader()
+    meter = through_reader(machine, monkeypatch)
+    silent = connected(machine.path)
+    assert silent.recv(1) == b""  # within the socket's ten seconds
+    silent.close()
+    assert meter.read()
+    assert not [left for left in meter.left_out if "reader" in left.what]
+    meter.close()
+
+
 def test_a_member_of_the_group_may_ask_and_nobody_else(machine: Machine) -> None:
     machine.simulate()
     machine.start_reader("--group", str(GROUP))
@@ -194,7 +227,9 @@ def test_the_kernels_word_is_asked_even_where_the_socket_is_open_to_all(machine:
 def test_it_keeps_no_privilege(machine: Machine) -> None:
     machine.simulate()
     process = machine.start_reader("--user", str(NOBODY))
-    connected(machine.path).close()
+    peer = connected(machine.path)
+    assert parse_answer(ask(peer)).zones  # it answers nobody before it has dropped them
+    peer.close()
     fields = dict(line.split(":\t", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
     assert set(fields["Uid"].split()) == {str(NOBODY)}
     assert set(fields["Gid"].split()) == {str(NOBODY)}

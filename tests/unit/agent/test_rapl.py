@@ -79,6 +79,7 @@ def test_amd_packages_are_less_certain(tmp_path: Path) -> None:
     amd = "vendor_id : AuthenticAMD\nmodel name : AMD EPYC 7543 32-Core Processor\n"
     meter = open_rapl(tree(tmp_path, {"intel-rapl:0": {"name": "package-0"}}, amd))
     assert meter.devices[0].u_common == 0.08
+    assert ("DRAM", "AMD CPU has no counter for it") in [(left.what, left.why) for left in meter.left_out]
     meter.close()
 
 
