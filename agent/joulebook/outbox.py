@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -354,7 +355,16 @@ class Outbox:
 
     def thin(self) -> bool:
         """One step of thinning rows that were never sent. False when nothing is left to gain."""
-        return thin_step(self._queue, self._is_new)
+        before = self.state("merged") or 0
+        more = thin_step(self._queue, self._is_new)
+        after = self.state("merged") or 0
+        if after.bit_length() > before.bit_length():  # the first time, and whenever there are twice as many
+            print(
+                f"joulebook: the outbox {self.path} is nearly full: {after} spans were merged, which keeps their"
+                " joules; drain it, or raise JOULEBOOK_OUTBOX_MIB",
+                file=sys.stderr,
+            )
+        return more
 
     def _is_new(self, opened: int, row: Body) -> bool:
         return (

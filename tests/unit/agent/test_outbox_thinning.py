@@ -45,7 +45,7 @@ def spans(outbox):
     return [(row.started_ns // SPAN_NS, row.ended_ns // SPAN_NS) for row in outbox.bodies()]
 
 
-def test_an_hour_becomes_one_span_and_the_newest_quarter_of_an_hour_stays(outbox):
+def test_an_hour_becomes_one_span_and_the_newest_quarter_of_an_hour_stays(outbox, capsys):
     fill(outbox, 0, 900 + KEPT_SPANS)
     total = sum(row.energy_millijoules for row in outbox.bodies())
     thin_all(outbox)
@@ -53,6 +53,9 @@ def test_an_hour_becomes_one_span_and_the_newest_quarter_of_an_hour_stays(outbox
     assert sum(row.energy_millijoules for row in outbox.bodies()) == total
     assert next(outbox.bodies()).note == "900 spans merged: the outbox was full"
     assert outbox.status().merged_spans == 899
+    said = capsys.readouterr().err.splitlines()
+    assert "spans were merged, which keeps their joules" in said[0]
+    assert 1 < len(said) <= 10  # whenever the number had doubled
     (batch,) = outbox.batches()
     assert [row.seq for row in batch.rows] == list(range(1, 1 + 1 + KEPT_SPANS))
 
