@@ -70,12 +70,14 @@ class Parcel:
 class OutboxStatus:
     """What a status file and an exposition say of an outbox.
 
-    waiting_rows: final rows that no ledger has acknowledged.  bytes_on_disk: file and write-ahead log.
+    waiting_rows: final rows that no ledger has acknowledged.  oldest_us: UTC microseconds of the oldest of them, None
+    when there is none, or it tells no time.  bytes_on_disk: file and write-ahead log.
     merged_spans: spans that became part of a longer one because the outbox was full, ever.  refused_rows: rows
     that a collector refused, ever.  set_aside: files that could not be read and were put aside.
     """
 
     waiting_rows: int
+    oldest_us: int | None
     bytes_on_disk: int
     merged_spans: int
     refused_rows: int
@@ -288,9 +290,17 @@ class Outbox:
         return dict(sorted(rows.items()))
 
     def ship_to(self, url: str | None) -> None:
-        """Rows of this outbox go to that collector and to no ledger beside it; None: to whoever takes batches."""
-        with Transaction(self._db):
-            put_state(self._db, _SHIPS_TO, url)
+        """Rows of this outbox go to that collector and to no ledger beside it; None: to whoever takes batches.
+
+        Raises OSError when the disk refuses.
+        """
+        if self.state(_SHIPS_TO) == url:
+            return
+        try:
+            with Transaction(self._db):
+                put_state(self._db, _SHIPS_TO, url)
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{self.path}: {error}") from error
 
     # -- draining
 
@@ -349,7 +359,7 @@ class Outbox:
         """Counts for status and exposition."""
         merged, refused = (self.state(key) or 0 for key in ("merged", "refused"))
         aside = tuple(path.name for path in files_set_aside(self.path))
-        return OutboxStatus(self.depth(), bytes_on_disk(self.path), merged, refused, aside)
+        return OutboxStatus(self.depth(), self._queue.oldest_us(), bytes_on_disk(self.path), merged, refused, aside)
 
     # -- thinning
 

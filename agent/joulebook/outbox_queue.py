@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from joulebook.outbox_file import Transaction, count_state, new_id, release, unsynced
-from joulebook.packing import deflate, inflate, pack, unpack
+from joulebook.packing import deflate, first_wire, inflate, pack, unpack
 from joulebook.rows import Body, Reassignment
 
 CHUNK_ROWS: Final = 250
@@ -130,6 +130,14 @@ class Queue:
         """How many rows wait."""
         count: int = self.db.execute("select coalesce(sum(last - first + 1), 0) from final").fetchone()[0]
         return count
+
+    def oldest_us(self) -> int | None:
+        """UTC microseconds of what waits longest: a span's end, a mark, a run's last word. None when nothing waits."""
+        found = self.db.execute("select body from final order by opened, first limit 1").fetchone()
+        if found is None:
+            return None
+        wire = first_wire(found[0])
+        return next((wire[name] for name in ("ended_at_us", "at_us", "started_at_us") if wire.get(name)), None)
 
     # -- sending
 

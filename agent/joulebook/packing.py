@@ -20,6 +20,9 @@ QUICK = 1
 SMALL = 6
 """Level of compression where space is short."""
 
+FIRST_BYTES = 4096
+"""What is unpacked to find a first row."""
+
 _FIELDS: dict[type, tuple[tuple[str, ...], attrgetter[Any]]] = {}
 
 
@@ -36,6 +39,16 @@ def text_of(bodies: Iterable[Body]) -> str:
 def unpack(packed: bytes) -> list[Body]:
     """The rows that ``pack`` was given. Raises BadInput on bytes that are not whole."""
     return [from_wire(wire) for wire in json.loads(inflate(packed))]
+
+
+def first_wire(packed: bytes) -> dict[str, Any]:
+    """The first row in its wire form, the rest left packed where that is possible."""
+    start = zlib.decompressobj().decompress(packed, FIRST_BYTES).decode(errors="ignore")
+    try:
+        found: dict[str, Any] = json.JSONDecoder().raw_decode(start, 1)[0]
+    except ValueError:  # longer than that
+        found = json.loads(inflate(packed))[0]
+    return found
 
 
 def deflate(text: str, level: int = QUICK) -> bytes:

@@ -190,3 +190,18 @@ def test_spans_that_finish_as_they_were_opened_are_not_packed_again(tmp_path):
     assert [row.n for row in outbox.bodies()] == [0, 1, 2, 40, 9]
     assert outbox._db.execute("select body from final order by first").fetchone()[0] == packed[0]
     outbox.close()
+
+
+def test_status_tells_how_long_the_oldest_row_has_waited(tmp_path):
+    outbox = Outbox(tmp_path / "o.sqlite", writer=True)
+    assert outbox.status().oldest_us is None
+    row = some_measurement()
+    outbox.write(final=[row, mark(1)])
+    assert outbox.status().oldest_us == row.ended_at_us
+    (batch,) = outbox.batches()
+    outbox.acknowledge(batch.incarnation, 1)
+    assert outbox.status().oldest_us == mark(1).at_us
+    outbox.acknowledge(batch.incarnation, 2)
+    outbox.write(final=[replace(mark(3), phase=os.urandom(250).hex(), quality={f"m{i}": 1.0 for i in range(600)})])
+    assert outbox.status().oldest_us == mark(3).at_us
+    outbox.close()
