@@ -6,7 +6,8 @@ In the same seconds: the floors (a Python process that only sleeps; one that als
 PYTHON has them (bench/peers.txt), other tools at 1 Hz. The agents keep their outbox on, and run neither exporter nor
 shipping (a scrape is counted apart, in bench/scrape.py). CPU time is the kernel's own count of each process in
 nanoseconds; the driver's cost is a simulated library's, not a real one's. Warm-up lasts until the agents' rows have
-begun to become final: grace is 30 s.
+begun to become final: grace is 30 s. Without a run an agent closes its spans and writes once a minute, so SECONDS
+should be whole minutes; where they are not, the table says so.
 """
 
 import sys
@@ -18,6 +19,7 @@ from benching.cost import cpu_ns, descendants, resident_mib, tree_cpu_ns
 from benching.node import JOULEBOOK, Node
 from benching.peers import Peer, start_peers
 from benching.results import Row, parser, tell
+from joulebook.settings import IDLE_SPAN_SECONDS
 from joulebook.simulate import truth
 
 HERE = Path(__file__).parent / "benching"
@@ -47,9 +49,11 @@ class Contestant:
         """CPU milliseconds per second over all slices."""
         return sum(self.rates) / len(self.rates)
 
-    def cpu_row(self) -> Row:
+    def cpu_row(self, note: str = "") -> Row:
         """Its CPU time, with the spread of the slices."""
-        return Row(f"CPU, {self.figure}", self.who, self.mean, "ms/s", min(self.rates), max(self.rates), self.most)
+        return Row(
+            f"CPU, {self.figure}", self.who, self.mean, "ms/s", min(self.rates), max(self.rates), self.most, note=note
+        )
 
     def memory_row(self) -> Row:
         """Its resident memory."""
@@ -97,7 +101,8 @@ def idle(seconds: float, warm: float, python: str | None) -> list[Row]:
         contestants += [Contestant(one, p.title, p.process.pid, whole=True) for p in peers if p.process]
         time.sleep(warm)
         observe(contestants, seconds)
-        rows = [contestant.cpu_row() for contestant in contestants]
+        short = "" if seconds % IDLE_SPAN_SECONDS == 0 else "of no whole minutes: writes may be missed"
+        rows = [contestant.cpu_row(short if "agent" in contestant.who else "") for contestant in contestants]
         rows += [Row(f"CPU, {one}", p.title, None, "ms/s", note=p.reason) for p in peers if not p.process]
         rows.append(ratio(f"CPU over sleeping only, {one}", contestants[0], contestants[2:3], most=3))
         rows.append(ratio(f"CPU over the best peer's, {one}", contestants[0], contestants[6:]))
@@ -154,8 +159,8 @@ def with_run(seconds: float, warm: float) -> list[Row]:
 
 
 def main() -> None:
-    options = parser(__doc__, 60.0)
-    options.add_argument("--warm", type=float, default=45.0, help="seconds before anything is counted (default 45)")
+    options = parser(__doc__, 120.0)
+    options.add_argument("--warm", type=float, default=40.0, help="seconds before anything is counted (default 40)")
     options.add_argument(
         "--peers", metavar="PYTHON", default=".venv-peers/bin/python", help="has bench/peers.txt's packages"
     )

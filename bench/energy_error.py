@@ -20,7 +20,7 @@ import numpy as np
 from benching.node import Node, measurements, simulated_id
 from benching.power import NS, random_curve, random_sensor, read_times, readings
 from benching.results import Row, parser, tell
-from joulebook.binding import Machine, measure
+from joulebook.binding import Machine, Scene, measure
 from joulebook.clock import Offset
 from joulebook.history import DeviceHistory, History
 from joulebook.meters import Device, Roots, open_meters
@@ -197,9 +197,9 @@ def one_history(rng: np.random.Generator, kind: Kind, seconds: float, gain: floa
 
 def interval(histories: list[DeviceHistory], start: int, end: int) -> tuple[float, float, float]:
     """Joules that the agent's rows sum to over a span, and the interval that a report gives them."""
-    nobody = Machine("bench", "bench", History(), NS)
+    nobody = Scene(Machine("bench", "bench", History(), NS), [])
     grid = range(start, end, SPAN_SECONDS * NS)
-    measured = [m for a in grid for m in measure(nobody, histories, [], a, min(a + SPAN_SECONDS * NS, end), Offset(0))]
+    measured = [m for a in grid for m in measure(nobody, histories, a, min(a + SPAN_SECONDS * NS, end), Offset(0))]
     return told(measured)
 
 

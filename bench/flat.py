@@ -54,9 +54,9 @@ joulebook.clock.boottime_ns = CLOCK.boottime_ns
 joulebook.clock.utc_us = CLOCK.utc_us
 joulebook.clock.offset = CLOCK.offset
 
-from joulebook.agent import Loop  # noqa: E402
 from joulebook.folder import MarksFolder  # noqa: E402
 from joulebook.home import Home  # noqa: E402
+from joulebook.loop import Loop  # noqa: E402
 from joulebook.meters import Device, Reading, Roots  # noqa: E402
 from joulebook.outbox import Outbox  # noqa: E402
 from joulebook.rows import Component, Measurement, Method, Run  # noqa: E402
