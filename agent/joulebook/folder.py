@@ -19,6 +19,9 @@ from joulebook.timeline import Timeline
 
 UNSEEN: Final = "a process of it runs where its agent cannot see it: its CPU time is not known"
 
+LAST: Final = 2**63
+"""After every instant: files that say nothing but damage come when their runs are known."""
+
 
 @dataclass(slots=True)
 class MarksFile:
@@ -99,11 +102,14 @@ class MarksFolder:
     offsets: dict[str, int] = field(default_factory=dict)
     _foreign: set[str] = field(default_factory=set)
 
-    def read(self, names: Collection[str] | None = None) -> Iterator[tuple[MarksFile, list[Line]]]:
-        """New marks by file, files in order of name. Other machines' files are left to their agents.
+    def read(self, names: Collection[str] | None = None) -> list[tuple[MarksFile, list[Line]]]:
+        """New marks by file, in order of the first of them. Other machines' files are left to their agents.
 
         names: the files to look at, None for all that are there.
         """
+        return sorted(self._read(names), key=lambda found: found[1][0].at_ns if found[1] else LAST)
+
+    def _read(self, names: Collection[str] | None) -> Iterator[tuple[MarksFile, list[Line]]]:
         for name in sorted(os.listdir(self.home.marks) if names is None else names):  # noqa: PTH208
             if not name.endswith(SUFFIX) or name in self._foreign:
                 continue

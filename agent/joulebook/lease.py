@@ -140,3 +140,15 @@ def read_status(home: Home) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return status
+
+
+def forget_other_boots(home: Home, machine_id: str) -> None:
+    """Remove leases and statuses of this machine's earlier boots: nobody can hold them any more."""
+    for path in home.agents.glob("*.json"):
+        try:
+            theirs = json.loads(path.read_text()).get("machine") == machine_id
+        except (OSError, ValueError, AttributeError):
+            continue
+        if theirs and path != status_path(home):
+            path.with_suffix(".lease").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Final
 
 from joulebook.outbox import Outbox
 from joulebook.rows import Run, from_wire, to_wire
-from joulebook.runs import RunBook
-
-REMEMBERED_RUNS: Final = 100
-"""How many ended runs the next agent knows, in case a later process goes on with one."""
+from joulebook.runs import REMEMBERED_RUNS, RunBook
 
 
 def ended_runs(outbox: Outbox) -> dict[str, Run]:

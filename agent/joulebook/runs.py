@@ -15,6 +15,9 @@ UNREADABLE: Final = "has unreadable lines"
 """Part of the note of a run whose marks file is damaged; reports fail on it after they have printed."""
 RECORDED: Final = ("python", "cwd", "world_size", "nodes")
 """What of a join line a run's record keeps."""
+REMEMBERED_RUNS: Final = 100
+"""How many ended runs are known, in case a later process goes on with one."""
+STARTED_AGAIN: Final = "started again by its launcher ({})"
 LOST: Final = "a process of it was killed or lost before it ended"
 
 
@@ -25,7 +28,8 @@ class RunState:
     holders: marks files whose process is in the run now.  launchers: those of ``joulebook run``, of which each node
     of a job may have one; their word on the outcome is final (judged).  provisional: its start is not known yet.
     restart: how often the job's launcher has started it again.  former: processes of an earlier start, whose end
-    does not count.  unmetered: no agent was there for a part of it.
+    does not count.  left_ns, left_us: when the last process that decides left, so far.  unmetered: no agent was there
+    for a part of it.
     """
 
     run: Run
@@ -35,6 +39,8 @@ class RunState:
     provisional: bool = False
     restart: int = 0
     former: set[str] = field(default_factory=set)
+    left_ns: int = 0
+    left_us: int = 0
     failed: bool = False
     died: bool = False
     unmetered: bool = False
@@ -45,13 +51,17 @@ class RunState:
         """True until the run has ended."""
         return self.run.status is Status.RUNNING
 
+    def decides(self, key: str) -> bool:
+        """True for a process whose end says how the run ended."""
+        return key in self.launchers if self.launchers else key not in self.former
+
     def start_anew(self, restart: int) -> None:
         """The launcher has started the job again: its outcome is that of the processes from here on."""
         self.former |= self.holders
         self.failed = self.died = False
         if not self.unmetered:
             self.run = replace(self.run, reason="")
-        self.note(f"started again by its launcher ({restart})")
+        self.note(STARTED_AGAIN.format(restart))
 
     def note(self, text: str) -> None:
         """Add a label that reports carry on."""
@@ -91,9 +101,8 @@ class RunBook:
         """The process behind a marks file is gone without leaving. lost: it had said that it would leave."""
         for state in self.runs.values():
             if key in state.holders:
-                counts = key in state.launchers if state.launchers else key not in state.former
                 state.judged |= key in state.launchers
-                if lost and counts:
+                if lost and state.decides(key):
                     state.died = True
                     state.run = replace(state.run, reason=state.run.reason or LOST)
                 self._drop(state, key, at_ns, at_us)
@@ -107,14 +116,19 @@ class RunBook:
         return any(state.open for state in self.runs.values())
 
     def forget(self, before_ns: int, kept: Collection[str]) -> None:
-        """Drop what ended before a CLOCK_BOOTTIME instant, is written, and is none of ``kept``."""
+        """Drop what ended before a CLOCK_BOOTTIME instant, is written, and is none of ``kept``.
+
+        The last of them stay in ``ended``, in case a later process goes on with one.
+        """
         over = [
             run_id
             for run_id, state in self.runs.items()
             if not state.open and not state.changed and (state.run.ended_ns or 0) < before_ns and run_id not in kept
         ]
         for run_id in over:
-            del self.runs[run_id]
+            self.ended[run_id] = self.runs.pop(run_id).run
+        while len(self.ended) > REMEMBERED_RUNS:
+            del self.ended[next(iter(self.ended))]
 
     def root_of(self, run_id: str) -> str:
         """The outermost open run that a run is nested in."""
@@ -138,7 +152,7 @@ class RunBook:
             told["parent_run_id"] = str(values["parent"])
         role = values.get("role")
         if run_id not in self.runs and run_id in self.ended:
-            self.runs[run_id] = RunState(self.ended.pop(run_id))
+            self.runs[run_id] = _ended(self.ended.pop(run_id))
         state = self.runs.get(run_id)
         if state is None:
             run = Run(
@@ -153,37 +167,51 @@ class RunBook:
                 record={name: values[name] for name in RECORDED if values.get(name) is not None},
             )
             state = self.runs[run_id] = RunState(run, provisional=True)
-        elif not state.open and state.judged and role != "launcher":
+        within = state.run.boot_id == self.boot_id and line.at_ns <= state.left_ns  # it is only read late
+        if not state.open and state.judged and role != "launcher" and not within:
             return  # a process that the job left behind
+        state.run = replace(state.run, labels=merged(state.run.labels, told))
+        state.changed = True
+        if values.get("note"):
+            state.note(str(values["note"])[:256])
+        if not state.open and state.judged and role != "launcher":
+            _begin(state, line)
+            return  # the launcher has said how the run ended
+        if not state.open and within:
+            state.run = replace(state.run, status=Status.RUNNING, ended_at_us=None, ended_ns=None)
         elif not state.open:
             self._reopen(state, line)
-        restart = values.get("restart")
-        if isinstance(restart, int) and restart > state.restart:
+        self._count_start(state, key, values.get("restart"))
+        state.holders.add(key)
+        if role == "launcher":
+            state.launchers.add(key)
+        else:
+            _begin(state, line)
+
+    def _count_start(self, state: RunState, key: str, restart: object) -> None:
+        """Which start of the job the process is of; those of earlier ones, even if read later, decide nothing."""
+        if not isinstance(restart, int):
+            return
+        if restart > state.restart:
             if not state.provisional:
                 state.start_anew(restart)
             state.restart = restart
-        state.run = replace(state.run, labels=merged(state.run.labels, told))
-        if values.get("note"):
-            state.note(str(values["note"])[:256])
-        state.holders.add(key)
-        state.former.discard(key)
-        state.changed = True
-        if role == "launcher":
-            state.launchers.add(key)
-            state.judged = False
-        else:
-            _begin(state, line)
+        elif restart < state.restart:
+            state.former.add(key)
+            state.note(STARTED_AGAIN.format(state.restart))
 
     def _reopen(self, state: RunState, line: Line) -> None:
         """A later process of the same run: the run goes on, and its outcome is the later one's."""
         seconds = max(0, line.at_us - (state.run.ended_at_us or line.at_us)) / 1e6
         state.failed = state.died = state.judged = False
         state.launchers.clear()
+        state.former.clear()
         run = state.run
         if run.boot_id != self.boot_id:  # the machine was booted meanwhile: the run's start, on this boot's clock
             run = replace(
                 run, boot_id=self.boot_id, started_ns=line.at_ns - (line.at_us - run.started_at_us) * NS_PER_US
             )
+            state.left_ns = state.left_us = 0
         reason = run.reason if state.unmetered else ""
         state.run = replace(run, status=Status.RUNNING, ended_at_us=None, ended_ns=None, exit_code=None, reason=reason)
         state.note(f"resumed after {seconds:.0f} s")
@@ -199,14 +227,12 @@ class RunBook:
         if values.get("lost"):
             state.note(f"{values['lost']} marks could not be written")
         status = values.get("status")
-        if (
-            key in state.launchers and not state.judged
-        ):  # what its processes said of themselves is the launcher's to judge
+        if key in state.launchers and not state.judged:  # it judges what its processes said of themselves
             state.judged, state.failed, state.died = True, False, False
-        if key in state.launchers or not state.launchers:
+        if state.decides(key):
             state.failed |= status == Status.FAILED
             state.died |= status == Status.INTERRUPTED
-        if values.get("reason") and not state.run.reason:
+        if values.get("reason") and not state.run.reason and key not in state.former:
             state.run = replace(state.run, reason=str(values["reason"])[:256])
         if key in state.launchers:
             state.run = replace(state.run, exit_code=max(state.run.exit_code or 0, values.get("exit_code") or 0))
@@ -215,13 +241,20 @@ class RunBook:
     def _drop(self, state: RunState, key: str, at_ns: int, at_us: int) -> None:
         state.holders.discard(key)
         state.changed = True
+        if state.decides(key) and at_ns > state.left_ns:
+            state.left_ns, state.left_us = at_ns, at_us
         left = state.launchers & state.holders if state.launchers else state.holders
         if state.open and not left:
             interrupted = state.died or state.unmetered
             status = Status.INTERRUPTED if interrupted else Status.FAILED if state.failed else Status.OK
-            ended_ns = max(at_ns, state.run.started_ns + 1)
-            ended_us = max(at_us, state.run.started_at_us)
+            ended_ns = max(state.left_ns, state.run.started_ns + 1)
+            ended_us = max(state.left_us, state.run.started_at_us)
             state.run = replace(state.run, status=status, ended_ns=ended_ns, ended_at_us=ended_us)
+
+
+def _ended(run: Run) -> RunState:
+    """The state of a run that an earlier agent saw end."""
+    return RunState(run, left_ns=run.ended_ns or 0, left_us=run.ended_at_us or 0)
 
 
 def _begin(state: RunState, line: Line) -> None:

@@ -8,14 +8,14 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Final
 
 from joulebook.errors import JoulebookError
 from joulebook.folder import MarksFolder
 from joulebook.home import Home, find_home
 from joulebook.identity import boot_id, machine_id
-from joulebook.lease import Lease, outbox_path, read_status, runs_are_taken, take_lease
+from joulebook.lease import Lease, forget_other_boots, outbox_path, read_status, runs_are_taken, take_lease
 from joulebook.loop import Loop
 from joulebook.meters import Meter, MeterAbsent, Refused, open_meters, roots_from_environment
 from joulebook.outbox import Outbox
@@ -46,6 +46,8 @@ def serve(home: Home, until_idle_seconds: float | None, *, standby: bool) -> boo
         return False
     with lease, ExitStack() as stack:
         lease.take_runs()
+        with suppress(OSError):
+            forget_other_boots(home, machine_id())
         meters, refused = open_meters(None, roots_from_environment())
         for meter in meters:
             stack.callback(meter.close)

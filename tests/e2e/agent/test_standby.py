@@ -112,7 +112,7 @@ def is_agent_of(bench, process):
     try:
         home = f"JOULEBOOK_HOME={bench.home.root}".encode()
         environ = (process / "environ").read_bytes().split(b"\0")
-        return b"joulebook\0agent\0" in (process / "cmdline").read_bytes() and home in environ
+        return b"joulebook.serve" in (process / "cmdline").read_bytes() and home in environ
     except OSError:
         return False
 

@@ -11,6 +11,7 @@ from joulebook.home import Home, find_home
 from joulebook.lease import (
     METERS,
     RUNS,
+    forget_other_boots,
     lease_is_held,
     lease_path,
     read_status,
@@ -117,3 +118,16 @@ def test_the_shared_folder_is_a_setting(tmp_path, monkeypatch):
     assert find_home().marks == tmp_path / "h/marks"
     monkeypatch.setenv("JOULEBOOK_MARKS", str(tmp_path / "m"))
     assert (find_home().marks, find_home().logs) == (tmp_path / "m", tmp_path / "h/agents")
+
+
+def test_what_earlier_boots_of_this_machine_left_is_removed_and_nothing_else(home):
+    write_status(home, "m", {"pid": 1})
+    take_lease(home).close()
+    own = {path.name for path in home.agents.iterdir()}
+    for name, text in (("before", '{"machine": "m"}'), ("another", '{"machine": "n"}'), ("odd", "[1]"), ("torn", "{")):
+        (home.agents / f"{name}.json").write_text(text)
+        (home.agents / f"{name}.lease").touch()
+    forget_other_boots(home, "m")
+    left = {path.name for path in home.agents.iterdir()} - own
+    assert left == {f"{name}.{suffix}" for name in ("another", "odd", "torn") for suffix in ("json", "lease")}
+    assert own <= {path.name for path in home.agents.iterdir()}

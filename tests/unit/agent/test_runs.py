@@ -3,7 +3,7 @@
 import pytest
 from builders import line
 from joulebook.rows import Labels, Status, Technique
-from joulebook.runs import RunBook, mark_row, merged
+from joulebook.runs import REMEMBERED_RUNS, RunBook, mark_row, merged
 
 
 def book_of(*marks):
@@ -204,3 +204,24 @@ def test_a_mark_whose_values_are_no_numbers_is_no_row():
     row = mark_row(line("log", 1, 1, samples=64, quality={"accuracy": 0.9}), "r", "m", "b", 1, None)
     assert row is not None
     assert (row.samples, row.quality) == (64, {"accuracy": 0.9})
+
+
+def test_a_forgotten_run_can_be_gone_on_with():
+    book = book_of(("a", join(1, 1000)), ("a", leave(2, 2_000_000_000)))
+    book.runs["r"].changed = False
+    book.forget(3_000_000_000, ())
+    assert book.runs == {}
+    book.take("b", join(1, 5_000_000_000))
+    assert book.runs["r"].run.started_ns == 1000
+    assert book.runs["r"].run.notes == ("resumed after 3 s",)
+
+
+def test_of_the_forgotten_only_the_last_are_kept():
+    book = RunBook("m", "b")
+    for i in range(REMEMBERED_RUNS + 5):
+        book.take(f"{i}", join(1, 1 + i, run=f"r{i}"))
+        book.take(f"{i}", leave(2, 1000 + i, run=f"r{i}"))
+        book.runs[f"r{i}"].changed = False
+    book.forget(10_000, ())
+    assert len(book.ended) == REMEMBERED_RUNS
+    assert next(iter(book.ended)) == "r5"
