@@ -7,8 +7,10 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import pytest
+from joulebook import outbox_file
 from joulebook.errors import JoulebookError
 from joulebook.outbox import Outbox
 from joulebook.rows import Mark, Policy, Reassignment, Share, ShareKind
@@ -79,6 +81,7 @@ def test_a_read_only_disk_at_start_is_told_with_its_remedy(small_disk):
 REFUSED = """
 import resource, signal, sys
 from pathlib import Path
+from random import Random
 from joulebook.outbox import Outbox
 from joulebook.rows import Mark
 outbox = Outbox(Path(sys.argv[1]), writer=True)
@@ -108,6 +111,7 @@ def test_a_flush_that_the_kernel_refuses_leaves_nothing_of_it(tmp_path):
 KILLED = """
 import os, sys
 from pathlib import Path
+from random import Random
 from joulebook.outbox import Outbox
 from joulebook.rows import Mark
 outbox = Outbox(Path(sys.argv[1]), writer=True)
@@ -146,6 +150,40 @@ def test_a_torn_log_keeps_the_flushes_before_the_damage(tmp_path, damage):
     assert len(kept) == 200 if damage == "garbage at the end" else 0 < len(kept) < 200
     outbox.write(final=[mark(1000)])
     assert numbers(outbox) == [*kept, 1000]
+
+
+def test_a_log_cut_anywhere_leaves_whole_flushes(tmp_path):
+    """What a loss of power may leave of the log: each flush was synced, so a cut is at its end or later."""
+    log = killed_writer(tmp_path / "o.sqlite")
+    random = Random(5)
+    size = log.stat().st_size
+    for i, cut in enumerate(sorted(random.randrange(size) for _ in range(40))):
+        copy = tmp_path / f"copy{i}"
+        copy.mkdir()
+        for file in tmp_path.glob("o.sqlite*"):
+            if not file.name.endswith("-shm"):
+                shutil.copy(file, copy / file.name)
+        os.truncate(copy / log.name, cut)
+        outbox = Outbox(copy / "o.sqlite", writer=True)
+        kept = numbers(outbox)
+        assert kept == list(range(len(kept)))
+        assert len(kept) % 5 == 0
+        outbox.close()
+    assert len(kept) > 150
+
+
+def test_a_flush_waits_only_a_little_for_another_process_and_is_refused_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(outbox_file, "WRITER_WAITS_SECONDS", 0.05)
+    outbox = Outbox(tmp_path / "o.sqlite", writer=True)
+    other = sqlite3.connect(outbox.path, isolation_level=None)
+    other.execute("begin immediate")
+    with pytest.raises(OSError, match="locked"):
+        outbox.write(final=[mark(0)])
+    other.execute("rollback")
+    other.close()
+    assert outbox.write(final=[mark(1)]) == [1]
+    assert numbers(outbox) == [1]
+    outbox.close()
 
 
 @pytest.mark.parametrize("damage", ["no database", "torn header", "torn schema", "an older layout"])
