@@ -13,7 +13,7 @@ from typing import Final
 from joulebook.home import Home
 from joulebook.locks import is_locked
 from joulebook.marks import SUFFIX, Line, MarksReader
-from joulebook.namespaces import numbers_are_ours, pid_here
+from joulebook.namespaces import numbers_are_ours, pid_here, users_of
 from joulebook.processes import read_stat
 from joulebook.timeline import Timeline
 
@@ -131,8 +131,13 @@ class MarksFolder:
             if not file.run_id and file.reader.corrupt:
                 self._introduce_by_name(file)
             if name not in self.files and file.run_id:
-                self.files[name] = file
                 self._watch(file)
+                if not self._may_speak(file):
+                    print(f"joulebook agent: marks file {name} is not its process's: passed over", file=sys.stderr)
+                    self.release(file)
+                    self._foreign.add(name)
+                    continue
+                self.files[name] = file
                 if not file.pid and lines:
                     lines = [_unseen(line) if line.kind == "join" else line for line in lines]
             if name in self.files and (lines or len(file.reader.corrupt) > damage):
@@ -168,6 +173,17 @@ class MarksFolder:
             file.pidfd = os.pidfd_open(pid) if numbers_are_ours(self.proc) else -1
         except OSError:
             file.pidfd = -1
+
+    def _may_speak(self, file: MarksFile) -> bool:
+        """In a folder that many users write to, nobody speaks for another's process but root."""
+        if self.home.shared is None or not file.seen_alive or not file.pid:
+            return True
+        try:
+            owner = (self.home.marks / file.key).stat().st_uid
+        except OSError:
+            return False
+        users = users_of(self.proc, file.pid)
+        return owner == 0 or owner in users or not users
 
     def _is_now(self, file: MarksFile) -> bool:
         return file.boot_id == self.boot_id

@@ -7,6 +7,7 @@ no signal, no exit hook. Reading takes whole lines only; a torn tail waits for i
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -129,11 +130,12 @@ class MarksReader:
         self.corrupt: list[int] = []
 
     def read(self, *, final: bool = False) -> Iterator[Line]:
-        """The marks since the last read. final: the writer is gone, so a torn tail is corrupt and not to come."""
+        """The marks since the last read. final: the writer is gone, so a torn tail is corrupt and not to come.
+
+        Raises OSError on what is no regular file.
+        """
         try:
-            with self.path.open("rb") as file:
-                file.seek(self.offset)
-                data = file.read()
+            data = self._new()
         except FileNotFoundError:
             return
         whole, newline, tail = data.rpartition(b"\n")
@@ -149,6 +151,15 @@ class MarksReader:
                 self.corrupt.append(self.line_number)
             else:
                 yield line
+
+    def _new(self) -> bytes:
+        # Others may write in a shared folder: neither a link to elsewhere nor a pipe may catch the reader.
+        fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(None, "no regular file")
+            file.seek(self.offset)
+            return file.read()
 
 
 def parse(raw: bytes) -> Line | None:

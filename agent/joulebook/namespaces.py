@@ -47,6 +47,16 @@ def _may_be(told: int | None, seen: int) -> bool:
     return told is None or abs(told - seen) <= TICKS_APART
 
 
+def users_of(proc: Path, pid: int) -> set[int]:
+    """Real, effective, saved and file-system user ids of a process; empty when it is gone."""
+    try:
+        with open(f"{proc}/{pid}/status", "rb") as file:
+            line = next((line for line in file if line.startswith(b"Uid:")), b"")
+    except OSError:
+        return set()
+    return {int(word) for word in line.split()[1:] if word.isdigit()}
+
+
 def _numbers(proc: Path, name: str) -> list[int]:
     """The process's number in each namespace from that of ``proc`` inwards; empty when it is gone."""
     try:

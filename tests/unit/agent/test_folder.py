@@ -109,3 +109,25 @@ def test_the_dead_have_not_joined(home):
     _, path = joined(home)
     path.write_text(path.read_text().replace(f'"pid":{os.getpid()}', f'"pid":{2**22 + 5}'))
     assert not folder_of(home).joined_unseen()
+
+
+def test_neither_a_pipe_nor_a_link_catches_the_reader(home, tmp_path):
+    os.mkfifo(home.marks / "r.7.pipe.jsonl")
+    (tmp_path / "secret").write_text("not for us\n")
+    (home.marks / "r.7.link.jsonl").symlink_to(tmp_path / "secret")
+    (home.marks / "r.7.folder.jsonl").mkdir()
+    joined(home)
+    ((file, _),) = folder_of(home).read()
+    assert file.run_id == "r"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_in_a_shared_folder_nobody_speaks_for_anothers_process(tmp_path, capsys):
+    shared = Home(tmp_path / "home", tmp_path / "shared").make()
+    _, path = joined(shared)
+    assert len(folder_of(shared).read()) == 1, "root's own"
+    os.chown(path, 65534, 65534)
+    folder = folder_of(shared)
+    assert folder.read() == []
+    assert folder.read() == []
+    assert capsys.readouterr().err.count("is not its process's") == 1
