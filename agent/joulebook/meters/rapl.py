@@ -47,6 +47,7 @@ LOOK_PAUSE_SECONDS: Final = 0.002
 """How often and how far apart counters are looked at to find those that repeat another's."""
 
 READER_STEP_NS: Final = NS_PER_SECOND
+PLATFORM_NOTE: Final = "platform: what it contains is the board maker's choice"
 READER_NOTE: Final = "through the reader: 1 J, 1 s"
 
 
@@ -80,7 +81,7 @@ class Rapl:
         self._source = source
         self._devices = devices
         self._passed_over = left_out
-        self._check = PlatformCheck(devices) if any(d.device_id == PLATFORM_ID for d in devices) else None
+        self._check = _platform_check(devices)
 
     @property
     def devices(self) -> Sequence[Device]:
@@ -91,8 +92,8 @@ class Rapl:
     def devices(self, devices: Sequence[Device]) -> None:
         self._devices = devices
         self._source.keep({device.device_id for device in devices})
-        if all(device.device_id != PLATFORM_ID for device in devices):
-            self._check = None
+        if self._check is not None:
+            self._check = _platform_check(devices)
 
     @property
     def left_out(self) -> Sequence[LeftOut]:
@@ -126,6 +127,10 @@ class Rapl:
         self._source.close()
 
 
+def _platform_check(devices: Sequence[Device]) -> PlatformCheck | None:
+    return PlatformCheck(devices) if any(device.device_id == PLATFORM_ID for device in devices) else None
+
+
 def open_rapl(roots: Roots) -> Rapl:
     """The admissible counters of this machine.
 
@@ -143,19 +148,19 @@ def open_rapl(roots: Roots) -> Rapl:
         )
     try:
         files = ZoneFiles(roots, zones)
-    except PermissionError as error:
-        cause = f"{error.filename}: {(error.strerror or 'unreadable').lower()}"
+    except OSError as error:
+        cause = f"{error.filename}: {_why(error)}"
+        if not isinstance(error, PermissionError):
+            remedy = "see dmesg; set JOULEBOOK_METERS without rapl until it is mended"
+            raise MeterUnavailable(cause, remedy) from error
         if there_is_a_reader:
             return _through_reader(roots, cause)
         raise MeterUnavailable(cause, grant(Path(error.filename))) from error
-    except OSError as error:
-        cause = f"{error.filename}: {(error.strerror or 'unreadable').lower()}"
-        raise MeterUnavailable(cause, "see dmesg; set JOULEBOOK_METERS without rapl until it is mended") from error
     except ValueError as error:
         raise MeterUnavailable(str(error), "update the kernel, or set JOULEBOOK_METERS without rapl") from error
-    twins = mirrors(_looks(files))
-    still = {reading.device_id for reading in files.read() if reading.energy_microjoules == 0}
-    return _meter(files, zones, left_out, twins, still, read_cpu(roots))
+    looks = _looks(files)
+    still = {device_id for device_id, counts in looks.items() if not any(counts)}
+    return _meter(files, zones, left_out, mirrors(looks), still, read_cpu(roots))
 
 
 def _choose(found: Sequence[Zone]) -> tuple[list[Zone], list[LeftOut]]:
@@ -280,7 +285,7 @@ def _device(zone: Zone, covered: str, cpu: Cpu, note: str) -> Device:
         wraps_at_microjoules=zone.range_microjoules,
         covers=covered,
         model=cpu.model,
-        note=note,
+        note="; ".join(filter(None, (PLATFORM_NOTE if component is Component.NODE else "", note))),
     )
 
 

@@ -126,6 +126,20 @@ def test_until_the_book_knows_parents_psys_is_left_out(tmp_path: Path) -> None:
     meter.close()
 
 
+def test_the_platform_is_judged_by_the_parts_that_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rapl_module, "READ_PLATFORM", True)
+    monkeypatch.setattr(platform_check, "CHECK_NS", 0)
+    tree = machine(tmp_path, 1.1)
+    tree.tick(0)
+    meter = open_rapl(Roots(tmp_path / "proc", tmp_path / "sys"))
+    meter.devices = [one for one in meter.devices if one.device_id != "rapl:package-1"]  # another meter counts it
+    meter.read()
+    tree.tick(10**9)
+    assert PLATFORM_ID in {reading.device_id for reading in meter.read()}
+    meter.close()
+    tree.close()
+
+
 def test_a_dropped_platform_is_read_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rapl_module, "READ_PLATFORM", True)
     machine(tmp_path, 1.1).close()
