@@ -36,8 +36,8 @@ class Party:
     """One marking process as binding sees it.
 
     reserved_cpus, reserved_bytes: what its control group limits its run to, None when it is not limited.
-    group: the control group that sets the limits; runs in one group share them.  gpus: ids of the devices, or of
-    their slices, that are visible to the run, None for all.
+    cpu_group, memory_group: the control groups that set these limits; runs in one group share its limit.
+    gpus: ids of the devices, or of their slices, that are visible to the run, None for all.
     """
 
     key: str
@@ -49,7 +49,8 @@ class Party:
     rank: int | None = None
     reserved_cpus: float | None = None
     reserved_bytes: int | None = None
-    group: str = ""
+    cpu_group: str = ""
+    memory_group: str = ""
     gpus: frozenset[str] | None = None
 
 
@@ -158,6 +159,9 @@ def _row(scene: Scene, history: DeviceHistory, start: int, end: int, energy: int
     if _is_aliased(history, scene, start, end):
         notes.append("aliasing-suspect: polled power of less than 10 s, likely low")
         u_indep = max(u_indep, U_ALIASED)
+    scale = 1.0
+    if history.whole is not None and energy:
+        scale = max(1.0, history.whole.history.gained(start, end) / (energy * MICROJOULES_PER_MILLIJOULE))
     idle = history.idle_millijoules(start, end)
     return Measurement(
         machine_id=machine.machine_id,
@@ -171,9 +175,9 @@ def _row(scene: Scene, history: DeviceHistory, start: int, end: int, energy: int
         energy_millijoules=energy,
         meter=history.meter,
         method=device.method,
-        u_common=device.u_common,
+        u_common=device.u_common * scale,
         u_common_key=device.u_common_key,
-        u_indep=u_indep,
+        u_indep=u_indep * scale,
         coverage=1.0 - sum(b - a for a, b, _ in unread) / (end - start),
         source="agent",
         shares=split(energy, claims(scene, history, start, end), machine.policy, device.component, idle),
@@ -257,11 +261,12 @@ def _limit(members: Sequence[_Stay], history: DeviceHistory) -> tuple[str, float
     if history.capacity is None:
         return None
     memory = device.component is Component.DRAM
-    limits = [
-        (limit, stay.party.group)
-        for stay in members
-        if (limit := stay.party.reserved_bytes if memory else stay.party.reserved_cpus) is not None
-    ]
+    parties = [stay.party for stay in members]
+    limits: list[tuple[float, str]]
+    if memory:
+        limits = [(p.reserved_bytes, p.memory_group) for p in parties if p.reserved_bytes is not None]
+    else:
+        limits = [(p.reserved_cpus, p.cpu_group) for p in parties if p.reserved_cpus is not None]
     if not limits:
         return None
     least, group = min(limits)

@@ -72,7 +72,7 @@ def memory_limit(pid: Pid, roots: Roots) -> Limit | None:
         (limit, directory)
         for directory, _ in _directories("memory", pid, roots)
         for name in ("memory.max", "memory.limit_in_bytes")
-        if (limit := _whole(directory / name)) is not None
+        if (limit := _whole(directory / name))  # 0 is what a group has that is being emptied, and no share of anything
     ]
     least = min(found, key=lambda limit: limit[0], default=None)
     if least is None or least[0] >= min(machine_memory(roots), UNLIMITED_BYTES):

@@ -110,8 +110,10 @@ class DeviceHistory:
     instants, left-closed step for window means (METHODS 1.3).
     meter: name of the meter.  sample_ns: nominal time between reads.  capacity: CPUs or bytes that the
     device serves, for reservations; None when not known.  idle_watts: as calibrated, None before.
-    edge: CLOCK_BOOTTIME ns up to which its measurements are made.
-    unread: stretches of a counter that nobody read for long, with what a report must say of them.
+    edge: CLOCK_BOOTTIME ns up to which its measurements are made.  whole: of a remainder, the node's history: its
+    uncertainty is the whole's, however little of it is left.
+    unread: stretches of a counter that nobody read for long, with what a report must say of them.  breaks: how often
+    its energy was lost track of.
     """
 
     device: Device
@@ -120,11 +122,13 @@ class DeviceHistory:
     capacity: float | None = None
     idle_watts: float | None = None
     edge: int = 0
+    whole: DeviceHistory | None = None
     history: History = field(default_factory=History)
     last: Reading | None = None
     jumps: list[tuple[int, float]] = field(default_factory=list)
     notes: list[tuple[int, str]] = field(default_factory=list)
     unread: list[tuple[int, int, str]] = field(default_factory=list)
+    breaks: int = 0
     _read_ns: int = 0
     _vague_ns: int | None = None
     _seen_ns: int = 0
@@ -143,6 +147,10 @@ class DeviceHistory:
         elif reading.power_milliwatts is not None and previous.power_milliwatts is not None:
             self._integrate(previous, reading)
         self._read_ns = reading.at_ns
+
+    def is_silent(self, now_ns: int) -> bool:
+        """True when it has told nothing for so long that nobody waits for it."""
+        return now_ns - (self.history.last_time or 0) > self.longest_ns
 
     @property
     def longest_ns(self) -> int:
@@ -165,8 +173,8 @@ class DeviceHistory:
             self._break(reading, f"nothing was sampled: {self._missing(silent)}")
             return
         most = None if device.most_watts is None else device.most_watts * 1e6
-        if most is not None and elapsed < 10 * device.step_ns:
-            most = None  # a step's worth of lag may make a short difference look impossibly hot
+        if most is not None:
+            most *= 1 + device.step_ns / elapsed  # a difference may hold one step's energy more than its distance
         gain = difference(
             previous.energy_microjoules, reading.energy_microjoules, elapsed, device.wraps_at_microjoules, most
         )
@@ -194,9 +202,13 @@ class DeviceHistory:
 
     def _break(self, reading: Reading, note: str) -> None:
         """What lies before this reading is not known: a gap stays a gap."""
+        counter = reading.energy_microjoules is not None
         self.history.gap()
-        self.history.add(reading.at_ns, self._total)
+        self.history.add(reading.at_ns - (self.device.step_ns // 2 if counter else 0), self._total)
+        self._vague_ns = reading.at_ns if counter else None
+        self._seen_ns = reading.at_ns
         self.notes.append((reading.at_ns, note))
+        self.breaks += 1
 
     def _sharpen(self, updated_ns: int) -> None:
         """An update caught in the act tells when the one before it was: whole steps earlier."""
@@ -233,6 +245,11 @@ class DeviceHistory:
             self.edge = reading.at_ns
             self.history.add(reading.at_ns, self._total)
             self.unread.append((reading.at_ns, now_ns, "claimed across an absence of the agent"))
+
+    @property
+    def total_microjoules(self) -> int:
+        """Energy since the first reading, as far as it is known."""
+        return self.history.segments[-1].values[-1] if self.history.segments[-1].values else 0
 
     def raw_at(self, t: int) -> int | None:
         """The counter's own value at ``t``: what ``resume`` needs later. None where there is no counter."""

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from joulebook.clock import boottime_ns
 from joulebook.home import Home
@@ -16,7 +16,11 @@ from joulebook.inotify import Inotify
 from joulebook.lease import write_status
 from joulebook.meters import Refused
 from joulebook.sampler import Sampler
+from joulebook.snapshot import ShippingState
 from joulebook.units import NS_PER_SECOND
+
+if TYPE_CHECKING:
+    from joulebook.shipping import Shipper
 
 FIRST_RUN_SECONDS: Final = 30
 """An agent that was started for a run waits this long for it."""
@@ -82,8 +86,8 @@ class Loop:
     refused: Sequence[Refused]
     until_idle_ns: int | None
     stop_fd: int
+    shipper: Shipper | None = None
     inotify: Inotify | None = field(init=False)
-    quick_ns: int | None = field(init=False)
     timing: Timing = field(default_factory=Timing)
     next_tick: int = 0
     next_quick: int = NEVER
@@ -95,7 +99,6 @@ class Loop:
     complained: bool = False
 
     def __post_init__(self) -> None:
-        self.quick_ns = self.sampler.quick_ns()
         try:
             self.inotify = Inotify(self.home.marks)
         except OSError as error:
@@ -152,10 +155,12 @@ class Loop:
             self._plan_burst(now)
         if tick:
             self._tick(now)
-        if self.quick_ns is not None:
-            self._plan_quick(now, self.quick_ns)
+        if sampler.quick_ns is not None:
+            self._plan_quick(now, sampler.quick_ns)
         if not self.wake_wanted and (edge or sampler.ends):
             self._close(now)
+        if tick and sampler.telemetry is not None and sampler.telemetry.is_due(now):
+            sampler.publish(now, self.shipping())
         if new:
             self.tell()
 
@@ -186,7 +191,10 @@ class Loop:
     def _tick(self, now: int) -> None:
         """Ticks fall on whole multiples of the sampling time in UTC, so that span edges are ticks."""
         step = self.sampler.settings.sample_ns
-        shift = self.timing.tick(self.next_tick, now, step, self.sampler.note)
+        due, telemetry = self.next_tick, self.sampler.telemetry
+        shift = self.timing.tick(due, now, step, self.sampler.note)
+        if telemetry is not None:
+            telemetry.ticked(due, now, shift)
         self.next_tick = ((now + shift) // step + 1) * step - shift
 
     def _plan_quick(self, now: int, step: int) -> None:
@@ -195,6 +203,13 @@ class Loop:
             self.next_quick = NEVER
         elif not now < self.next_quick <= now + step:
             self.next_quick = now + step
+
+    def shipping(self) -> ShippingState | None:
+        """How shipping goes, None where nothing is shipped."""
+        if self.shipper is None:
+            return None
+        status = self.shipper.status
+        return ShippingState(status.rows, status.failures, status.acknowledged_at_us)
 
     def _plan_burst(self, now: int) -> None:
         self.last_wake = now

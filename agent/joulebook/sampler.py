@@ -10,26 +10,32 @@ import sys
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any, Final
 
 from joulebook.binding import Machine, Party, Scene, claims, measure, reassign
-from joulebook.cgroup import cgroup_of, cpus_of, machine_cpus, machine_memory, memory_of
+from joulebook.cgroup import Limit, cgroup_of, cpu_limit, cpus_of, machine_cpus, machine_memory, memory_limit, memory_of
 from joulebook.clock import Offset, boottime_ns
 from joulebook.clock import offset as clock_offset
 from joulebook.errors import BadInput
 from joulebook.folder import MarksFile, MarksFolder
 from joulebook.history import DeviceHistory, History
 from joulebook.marks import Line
-from joulebook.meters import Busy, Meter, Reading, Roots
-from joulebook.outbox import Outbox
+from joulebook.meters import Busy, Device, Follower, Limited, Meter, Reading, Roots
+from joulebook.outbox import Outbox, OutboxStatus
 from joulebook.processes import Actor, ProcessTable
 from joulebook.record import start_of_run_record
+from joulebook.remainder import Remainder, remainder_device
 from joulebook.rows import NO_PHASE, Body, Component, Measurement, Method, Reassignment, Run, from_wire, to_wire
 from joulebook.runs import UNREADABLE, RunBook, RunState, mark_row
 from joulebook.settings import IDLE_SPAN_SECONDS, SPAN_SECONDS, Settings
+from joulebook.snapshot import DeviceState, OutboxState, ShippingState
 from joulebook.spans import grid_cuts
 from joulebook.split import split
 from joulebook.units import NS_PER_SECOND, NS_PER_US, US_PER_SECOND
+
+if TYPE_CHECKING:
+    from joulebook.telemetry import Telemetry
 
 SETTLE_NS: Final = 1_100_000_000
 """How long a span waits for the readings after its end, beside one step of the device."""
@@ -69,7 +75,8 @@ class Sampler:
 
     edge: CLOCK_BOOTTIME ns up to which spans are closed; a device that is behind it (its own ``edge``) has not
     answered, and catches up when it does.  grid: the next instant at which all are closed.  ends: further instants at
-    which spans must be closed early, because a run ended there.  gpu_use: device -> party -> busy ns over time.
+    which spans must be closed early, because a run ended there.  quick_ns: how often instant power must be read to be
+    integrated, None when no device needs it.  gpu_use: device -> party -> busy ns over time.
     """
 
     outbox: Outbox
@@ -80,23 +87,31 @@ class Sampler:
     machine_id: str
     boot_id: str
     devices: dict[str, DeviceHistory] = field(default_factory=dict)
+    nodes: dict[str, Remainder] = field(default_factory=dict)
+    telemetry: Telemetry | None = None
     processes: ProcessTable = field(init=False)
     book: RunBook = field(init=False)
     edge: int = 0
     grid: int = 0
     ends: list[int] = field(default_factory=list)
+    quick_ns: int | None = None
+    _quick: list[Meter] = field(default_factory=list)
     gpu_use: dict[str, dict[str, History]] = field(default_factory=dict)
     lost_rows: int = 0
+    writable: bool = True
+    _outbox_status: OutboxStatus | None = None
     read_errors: dict[str, int] = field(default_factory=dict)
     _open: deque[_Closed] = field(default_factory=deque)
     _final: deque[tuple[int, Measurement]] = field(default_factory=deque)
     _pending: list[Body] = field(default_factory=list)
-    _reserved: dict[str, tuple[float | None, int | None]] = field(default_factory=dict)
+    _reserved: dict[str, tuple[Limit | None, Limit | None]] = field(default_factory=dict)
     _dropped_keys: set[str] = field(default_factory=set)
     _left_cpu: dict[str, list[int]] = field(default_factory=dict)
     _left_edge: int = 0
     _left_boot: str = ""
-    _undigested: list[Sequence[Reading]] = field(default_factory=list)
+    _told: dict[str, Sequence[Device]] = field(default_factory=dict)
+    _undigested: list[tuple[Meter, Sequence[Device], Sequence[Reading]]] = field(default_factory=list)
+    _followers: list[Follower] = field(default_factory=list)
     _looked_ns: int = 0
 
     def __post_init__(self) -> None:
@@ -104,16 +119,29 @@ class Sampler:
         self.book = RunBook(self.machine_id, self.boot_id)
         for meter in self.meters:
             for device in meter.devices:
-                name = (
-                    device.device_id if device.component is Component.GPU else f"{self.machine_id}/{device.device_id}"
-                )
-                known = DeviceHistory(
-                    replace(device, device_id=name),
-                    meter.name,
-                    self.settings.sample_ns,
-                    self._capacity(device.component),
-                )
-                self.devices[device.device_id] = known
+                self.devices[device.device_id] = self._history(meter.name, self._named(device))
+        self._told = {meter.name: meter.devices for meter in self.meters}
+        self._followers = [meter for meter in self.meters if isinstance(meter, Follower)]
+        self._divide_nodes()
+        self._plan_quick()
+
+    def _named(self, device: Device) -> Device:
+        """A device under its name in the book: a board has its own, a part of a machine the machine's."""
+        whose = "" if device.component is Component.GPU else f"{self.machine_id}/"
+        return replace(device, device_id=whose + device.device_id)
+
+    def _history(self, meter: str, device: Device) -> DeviceHistory:
+        return DeviceHistory(device, meter, self.settings.sample_ns, self._capacity(device.component))
+
+    def _divide_nodes(self) -> None:
+        """A node that contains metered parts is booked as what it draws beyond them."""
+        for device_id, whole in list(self.devices.items()):
+            parts = [h for h in self.devices.values() if h.device.parent == device_id]
+            if parts:
+                left = self._history(whole.meter, remainder_device(whole.device))
+                left.whole = whole
+                self.nodes[device_id] = Remainder(whole, parts, left)
+                self.devices[device_id] = left
 
     def _capacity(self, component: Component) -> float | None:
         """What a device serves: the machine's CPUs or bytes; a modelled one serves the agent's own control group."""
@@ -138,19 +166,21 @@ class Sampler:
         self.scan(boottime_ns())
         self.plan_grid(now)
 
-    def quick_ns(self) -> int | None:
-        """How often instant power must be read to be integrated, None when no device needs it."""
-        steps = [
-            history.device.step_ns
+    def _plan_quick(self) -> None:
+        """Which meters tell power as an instant that changes between two ticks, and how often to read them."""
+        steps = {
+            history.meter: history.device.step_ns
             for history in self.devices.values()
-            if history.device.method is Method.INTEGRATED and not history.device.averaged
-        ]
-        return max(min(steps), LEAST_QUICK_NS) if steps else None
+            if history.device.method is Method.INTEGRATED
+            and not history.device.averaged
+            and history.device.step_ns < self.settings.sample_ns
+        }
+        self._quick = [meter for meter in self.meters if meter.name in steps]
+        self.quick_ns = max(min(steps.values()), LEAST_QUICK_NS) if steps else None
 
     def read_quick(self) -> None:
         """One reading of the meters whose power is instant: what lies between two reads is unseen."""
-        quick = {h.meter for h in self.devices.values() if h.device.method is Method.INTEGRATED}
-        self.read_meters([meter for meter in self.meters if meter.name in quick])
+        self.read_meters(self._quick)
 
     def read_meters(self, meters: Sequence[Meter] | None = None) -> None:
         """One reading of every meter; a failing one is counted and harms no other.
@@ -158,23 +188,50 @@ class Sampler:
         The readings only wait here: taken in one by one, between long sleeps, they cost several times as much as
         together (``digest``), when the code that takes them in is in the processor's cache.
         """
+        telemetry = self.telemetry
         for meter in self.meters if meters is None else meters:
+            began = perf_counter_ns() if telemetry is not None else 0
             try:
-                self._undigested.append(meter.read())
+                self._undigested.append((meter, meter.devices, meter.read()))
             except OSError:
                 self.read_errors[meter.name] = self.read_errors.get(meter.name, 0) + 1
+                if telemetry is not None:
+                    telemetry.read(meter.name, perf_counter_ns() - began, succeeded=False)
+            else:
+                if telemetry is not None:
+                    telemetry.read(meter.name, perf_counter_ns() - began, succeeded=True)
         if len(self._undigested) >= UNDIGESTED:
             self.digest()
 
     def digest(self) -> None:
         """Take the readings that wait into the histories."""
         devices = self.devices
-        for readings in self._undigested:
+        for meter, described, readings in self._undigested:
+            if described is not self._told[meter.name]:
+                self._tell_anew(meter.name, described)
             for reading in readings:
                 history = devices.get(reading.device_id)
-                if history is not None:
-                    history.add(reading)
+                if history is None:
+                    continue
+                (history if history.whole is None else history.whole).add(reading)
         self._undigested.clear()
+        if self.nodes:
+            now = boottime_ns()
+            for node in self.nodes.values():
+                node.follow(now)
+        if self._followers:
+            leaves = [history for history in devices.values() if history.whole is None]
+            for follower in self._followers:
+                follower.follow(leaves)
+
+    def _tell_anew(self, meter: str, devices: Sequence[Device]) -> None:
+        """A meter has learnt more of its devices: another method from this reading on, another limit."""
+        self._told[meter] = devices
+        for device in devices:
+            history = self.devices.get(device.device_id)
+            if history is not None and history.whole is None:
+                history.device = replace(self._named(device), parent=history.device.parent)
+        self._plan_quick()
 
     def scan(self, now: int) -> None:
         """CPU time of every tree, and who used which GPU since the last look."""
@@ -267,8 +324,11 @@ class Sampler:
                 actor.cpu.add(self.edge, total)
             self.processes.add_actor(actor)
             self.scan(boottime_ns())  # at once: its CPU time counts from here
-            self._reserved[file.key] = (cpus_of(file.pid, self.roots), memory_of(file.pid, self.roots))
+            self._reserved[file.key] = (cpu_limit(file.pid, self.roots), memory_limit(file.pid, self.roots))
         for run_id in set(self.book.open_ids()) - was_open:
+            if self.telemetry is not None:
+                run = self.book.runs[run_id].run
+                self.telemetry.totals.open(run_id, run.started_at_us, run.labels)
             self._opened(self.book.runs[run_id], file)
             self.plan_grid(boottime_ns())
         self._note_ends(was_open)
@@ -288,7 +348,14 @@ class Sampler:
     def _opened(self, state: RunState, file: MarksFile) -> None:
         if file.gone:
             return
-        record = start_of_run_record(self.roots, file.pid, [d.device for d in self.devices.values()])
+        limits: dict[str, float] = {}
+        for meter in self.meters:
+            limits |= meter.limits() if isinstance(meter, Limited) else {}
+        devices = [
+            replace(h.device, limit_watts=limits.get(device_id, h.device.limit_watts))
+            for device_id, h in self.devices.items()
+        ]
+        record = start_of_run_record(self.roots, file.pid, devices)
         state.run = replace(state.run, record={**record, **state.run.record})
 
     def _bury(self, file: MarksFile) -> None:
@@ -316,6 +383,8 @@ class Sampler:
 
     def _note_ends(self, was_open: set[str]) -> None:
         for run_id in was_open - set(self.book.open_ids()):
+            if self.telemetry is not None:
+                self.telemetry.totals.end(run_id)
             run = self.book.runs[run_id].run
             if run.boot_id == self.boot_id and run.ended_ns is not None and run.ended_ns > self.edge:
                 self.ends.append(min(run.ended_ns, boottime_ns()))
@@ -382,6 +451,8 @@ class Sampler:
     def _bind(self, scene: Scene, history: DeviceHistory, start: int, end: int, clocks: Offset) -> None:
         rows = measure(scene, [history], start, end, clocks, _minutes(start, end, clocks))
         self._open.append(_Closed(history, start, end, clocks, _keyed(rows)))
+        if self.telemetry is not None:
+            self.telemetry.totals.expect(rows)
 
     def parties(self) -> list[Party]:
         """The marking processes as binding sees them."""
@@ -402,8 +473,10 @@ class Sampler:
                     cpu=actor.cpu if actor is not None else History(),
                     launcher=file.launcher,
                     rank=file.rank,
-                    reserved_cpus=cpus,
-                    reserved_bytes=memory,
+                    reserved_cpus=None if cpus is None else cpus.amount,
+                    reserved_bytes=None if memory is None else int(memory.amount),
+                    cpu_group="" if cpus is None else cpus.group,
+                    memory_group="" if memory is None else memory.group,
                     gpus=None if gpus is None else frozenset(gpus),
                 )
             )
@@ -445,6 +518,8 @@ class Sampler:
         shares = split(row.energy_millijoules, claimed, self.settings.policy, row.component, row.idle_millijoules)
         for millijoules, giver, taker in reassign(row.shares, shares):
             self._pending.append(Reassignment(self.outbox.incarnation, seq, millijoules, giver, taker))
+            if self.telemetry is not None:
+                self.telemetry.totals.move(row.component, millijoules, giver, taker, row.ended_at_us)
         return replace(row, shares=shares)
 
     # -- flushing --------------------------------------------------------------------------------
@@ -468,14 +543,19 @@ class Sampler:
                 state=self._state(),
             )
         except OSError:
+            self.writable = False
             self._bound_pending()
             return False
+        self.writable = True
         self._dropped_keys = set()
         self._pending = []
         for closed in fresh:
             closed.written = True
         for state in runs:
             state.changed = False
+        if self.telemetry is not None:
+            self.telemetry.totals.add(row for _, row in finish)
+            self._outbox_status = self.outbox.status()
         self._final.extend((seq, row) for seq, (_, row) in zip(seqs, finish, strict=False))
         self._open = deque(closed for closed in self._open if closed.end > ripe)
         self._forget(now)
@@ -522,6 +602,8 @@ class Sampler:
         left = self.outbox.open_rows()
         if left:
             self.outbox.write(finish=left.items())
+            if self.telemetry is not None:
+                self.telemetry.totals.add(row for row in left.values() if isinstance(row, Measurement))
         self.folder.offsets = self.outbox.state("marks") or {}
         saved = self.outbox.state("resume") or {}
         self._left_edge, self._left_boot = saved.get("edge", 0), saved.get("boot_id", "")
@@ -562,6 +644,8 @@ class Sampler:
         recent = now - self.settings.grace_ns - 2 * SPAN_SECONDS * NS_PER_SECOND
         for history in self.devices.values():
             history.forget(min(recent, history.edge))
+        for node in self.nodes.values():
+            node.whole.forget(min(recent, node.left.edge))
         old = now - REMEMBER_NS
         self.processes.machine.forget(old)
         self.processes.group.forget(old)
@@ -597,9 +681,25 @@ class Sampler:
         behind = any(history.edge < last and history.history.last_time for history in self.devices.values())
         return behind or any(closed.start < last for closed in self._open)
 
-    def totals(self) -> dict[str, int]:
-        """Counts for the status file."""
-        return {"outbox_rows": self.outbox.depth(), "lost_rows": self.lost_rows}
+    def publish(self, now: int, shipping: ShippingState | None) -> None:
+        """A snapshot for the exporters."""
+        if self.telemetry is None:
+            return
+        self.digest()
+        devices = tuple(
+            DeviceState(
+                h.device.device_id, h.device.component, h.device.method, h.meter,
+                h.total_microjoules, h.history.last_time, h.device.step_ns, h.breaks,
+            )
+            for h in self.devices.values()
+        )  # fmt: skip
+        status = self._outbox_status or self.outbox.status()
+        self._outbox_status = status
+        outbox = OutboxState(
+            status.waiting_rows, status.bytes_on_disk, None, self.lost_rows, status.merged_spans,
+            status.refused_rows, len(status.set_aside), self.writable,
+        )  # fmt: skip
+        self.telemetry.publish(now, devices, outbox, len(self.book.open_ids()), shipping)
 
 
 def _keyed(rows: Sequence[Measurement]) -> dict[str, Measurement]:

@@ -9,8 +9,11 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from typing import Final
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
+from joulebook.clock import boottime_ns, utc_us
 from joulebook.errors import JoulebookError
 from joulebook.folder import MarksFolder
 from joulebook.home import Home, find_home
@@ -24,12 +27,35 @@ from joulebook.sampler import Sampler
 from joulebook.settings import Settings, settings_from_environment
 from joulebook.units import NS_PER_SECOND
 
+if TYPE_CHECKING:
+    from joulebook.collector_client import Destination
+    from joulebook.shipping import Shipper
+    from joulebook.telemetry import Telemetry
+
 STANDBY_SECONDS: Final = 0.5
 """How often an agent that stands by tries to take over: a dead owner's meters are read again within 2 s."""
 SUCCESSION_SECONDS: Final = 0.05
 """How often an agent that was started for a run looks whether the one before it has ended."""
+SHIP_AT_END_SECONDS: Final = 5.0
+"""Time that an agent which ends gives the collector to take what waits; the next agent sends the rest."""
+EXPORTERS: Final = ("JOULEBOOK_METRICS_ADDRESS", "JOULEBOOK_OTLP_ENDPOINT")
+"""Variables that ask for an exporter; without them nothing of it is loaded."""
 FINISH_SECONDS: Final = 60.0
 """Time that an agent which takes no more runs is given to flush and end."""
+
+
+@dataclass(slots=True)
+class _Agent:
+    """What stays while the agent has the lease. until_idle_seconds: None goes on for ever."""
+
+    home: Home
+    settings: Settings
+    until_idle_seconds: float | None
+    stop_fd: int
+    telemetry: Telemetry | None
+    destination: Destination | None
+    meters: Sequence[Meter] = ()
+    refused: Sequence[Refused] = ()
 
 
 def serve(home: Home, until_idle_seconds: float | None, *, standby: bool) -> bool:
@@ -39,55 +65,112 @@ def serve(home: Home, until_idle_seconds: float | None, *, standby: bool) -> boo
     that is about to end.
     """
     settings = settings_from_environment()
+    destination = _destination(settings)
     home.make()
     stop_fd = _stop_pipe()
-    lease = take_lease(home) or (_stand_by(home, stop_fd) if standby else _succeed(home, stop_fd))
-    if lease is None:
-        return False
-    with lease, ExitStack() as stack:
+    with ExitStack() as stack:
+        lease = take_lease(home) or (None if standby else _succeed(home, stop_fd))
+        if lease is None and not standby:
+            return False
+        telemetry = _telemetry(settings, stack, standing_by=lease is None)
+        lease = lease or _stand_by(home, stop_fd)
+        if lease is None:
+            return False
+        stack.enter_context(lease)
+        agent = _Agent(home, settings, until_idle_seconds, stop_fd, telemetry, destination)
         lease.take_runs()
         with suppress(OSError):
             forget_other_boots(home, machine_id())
-        meters, refused = open_meters(None, roots_from_environment())
-        for meter in meters:
-            stack.callback(meter.close)
-        for refusal in refused:
-            if not meters or not isinstance(refusal.error, MeterAbsent):  # what is not there needs no mending
-                print(refusal.error.lines("agent"), file=sys.stderr)
-        while _meter(home, settings, lease, meters, refused, until_idle_seconds, stop_fd):
+        _open_meters(agent, stack)
+        while _meter(agent, lease):
             lease.take_runs()
     return True
 
 
-def _meter(
-    home: Home,
-    settings: Settings,
-    lease: Lease,
-    meters: Sequence[Meter],
-    refused: Sequence[Refused],
-    until_idle_seconds: float | None,
-    stop_fd: int,
-) -> bool:
+def _destination(settings: Settings) -> Destination | None:
+    """Where rows are shipped to, None where nothing is."""
+    if not settings.collector_url:
+        return None
+    from joulebook.collector_client import destination
+
+    return destination(
+        settings.collector_url, settings.collector_token_file or None, settings.collector_ca_file or None
+    )
+
+
+def _telemetry(settings: Settings, stack: ExitStack, *, standing_by: bool) -> Telemetry | None:
+    """What the exporters show, None where none is asked for; an exporter that cannot start stops no metering."""
+    if not any(os.environ.get(variable) for variable in EXPORTERS):
+        return None
+    from importlib.metadata import version
+
+    from joulebook.telemetry import Telemetry
+
+    telemetry = Telemetry(machine_id(), version("joulebook"), settings.sample_ns, utc_us())
+    telemetry.standing_by = standing_by
+    for error in telemetry.open_exporters(stack):
+        print(error.lines("agent"), file=sys.stderr)
+    return telemetry
+
+
+def _open_meters(agent: _Agent, stack: ExitStack) -> None:
+    meters, refused = open_meters(None, roots_from_environment())
+    for meter in meters:
+        stack.callback(meter.close)
+    for refusal in refused:
+        absent = isinstance(refusal.error, MeterAbsent)  # what is not there needs no mending
+        if not (absent and meters):
+            print(refusal.error.lines("agent"), file=sys.stderr)
+        if agent.telemetry is not None and not absent:
+            agent.telemetry.unavailable(refusal.name)
+    if agent.telemetry is not None:
+        agent.telemetry.standing_by = False
+    agent.meters, agent.refused = meters, refused
+
+
+def _meter(agent: _Agent, lease: Lease) -> bool:
     """Meter until stopped or idle. True when a run began while it was ending: then it is to go on."""
-    machine, boot, roots = machine_id(), boot_id(), roots_from_environment()
-    outbox = Outbox(outbox_path(home, machine), writer=True, most_bytes=settings.outbox_bytes)
+    home, machine, boot, roots = agent.home, machine_id(), boot_id(), roots_from_environment()
+    path = outbox_path(home, machine)
+    outbox = Outbox(path, writer=True, most_bytes=agent.settings.outbox_bytes)
+    shipper = _shipper(agent.destination, path)
     try:
         if lease.last_holder not in ("", outbox.agent_id):
             leave_counters(outbox)
         lease.hold_for(outbox.agent_id)
         folder = MarksFolder(home, roots.proc, machine, boot)
-        sampler = Sampler(outbox, folder, meters, roots, settings, machine, boot)
+        sampler = Sampler(outbox, folder, agent.meters, roots, agent.settings, machine, boot)
         sampler.book.ended = ended_runs(outbox)
+        if agent.telemetry is not None:
+            agent.telemetry.resume(outbox)
+            sampler.telemetry = agent.telemetry
         sampler.start()
-        idle = None if until_idle_seconds is None else int(until_idle_seconds * NS_PER_SECOND)
-        Loop(sampler, home, refused, idle, stop_fd).run()
+        idle = None if agent.until_idle_seconds is None else int(agent.until_idle_seconds * NS_PER_SECOND)
+        loop = Loop(sampler, home, agent.refused, idle, agent.stop_fd, shipper)
+        loop.run()
         remember_ended(outbox, sampler.book)
-        if _is_readable(stop_fd, 0.0):
+        if agent.telemetry is not None:
+            sampler.publish(boottime_ns(), loop.shipping())
+            agent.telemetry.leave(outbox)
+        if _is_readable(agent.stop_fd, 0.0):
             return False
         lease.refuse_runs()
         return bool(sampler.book.open_ids()) or folder.joined_unseen()
     finally:
+        if shipper is not None:
+            shipper.stop(SHIP_AT_END_SECONDS)
         outbox.close()
+
+
+def _shipper(to: Destination | None, path: Path) -> Shipper | None:
+    """The thread that ships, begun."""
+    if to is None:
+        return None
+    from joulebook.shipping import Shipper
+
+    shipper = Shipper(path, to)
+    shipper.start()
+    return shipper
 
 
 def _stand_by(home: Home, stop_fd: int) -> Lease | None:

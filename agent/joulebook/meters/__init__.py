@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from joulebook.errors import MeterUnavailable
 from joulebook.rows import Component, Method
+
+if TYPE_CHECKING:
+    from joulebook.history import DeviceHistory
 
 __all__ = [
     "METERS",
     "Busy",
     "Device",
     "Entry",
+    "Follower",
     "LeftOut",
+    "Limited",
     "Meter",
     "MeterAbsent",
     "MeterUnavailable",
@@ -149,6 +154,24 @@ class Meter(Protocol):
         ...
 
 
+@runtime_checkable
+class Follower(Protocol):
+    """A meter whose devices' energy is worked out from others': it is told of theirs after every look."""
+
+    def follow(self, histories: Iterable[DeviceHistory]) -> None:
+        """Take in what the machine's other devices drew."""
+        ...
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """A meter that can tell the power limits that its devices run under now."""
+
+    def limits(self) -> Mapping[str, float]:
+        """device_id -> watts, of the devices that say."""
+        ...
+
+
 Opener = Callable[[Roots], Meter]
 
 
@@ -186,6 +209,7 @@ METERS: Final[dict[str, Entry]] = {
 An opener probes once and raises MeterUnavailable.
 """
 
+PLATFORM: Final = frozenset({Component.CPU, Component.DRAM})
 OUTERMOST: Final = ("redfish", "ipmi", "prometheus", "hwmon", "rapl", "node")
 """Of several meters of the node's supply the first of these counts: the wall before the board."""
 
@@ -261,13 +285,13 @@ def without_overlap(meters: Sequence[Meter]) -> list[Meter]:
     node = _node_of(ranked)
     for meter, device in ranked:
         other = next((taken[name] for name in _covering(device, taken)), None)
-        if device.component is Component.NODE and device is not node:
+        if device.component is Component.NODE and node is not None and device is not node[1]:
             other = "another meter of the node's supply"
         if other is not None:
             lost[id(meter)].append(LeftOut(device.device_id, f"the same as {other}, which counts"))
             continue
         taken |= dict.fromkeys(device.names, f"{meter.name} {device.device_id}")
-        parent = device.parent or (node.device_id if node is not None and device is not node else None)
+        parent = device.parent or _parent(device, node)
         kept[id(meter)][device.device_id] = replace(device, parent=parent) if parent != device.parent else device
     return [meter for meter in meters if _keep(meter, kept[id(meter)], lost[id(meter)])]
 
@@ -276,10 +300,17 @@ def _trust(device: Device, order: int) -> tuple[int, float, int]:
     return list(Method).index(device.method), math.hypot(device.u_common, device.u_indep), order
 
 
-def _node_of(ranked: Sequence[tuple[Meter, Device]]) -> Device | None:
+def _node_of(ranked: Sequence[tuple[Meter, Device]]) -> tuple[str, Device] | None:
     nodes = [(meter.name, device) for meter, device in ranked if device.component is Component.NODE]
     outer = [name for name in OUTERMOST if any(name == meter for meter, _ in nodes)]
-    return next((device for name, device in nodes if not outer or name == outer[0]), None)
+    return next((pair for pair in nodes if not outer or pair[0] == outer[0]), None)
+
+
+def _parent(device: Device, node: tuple[str, Device] | None) -> str | None:
+    """The node that contains a device. The platform's own counter (psys) knows its packages and memory alone."""
+    if node is None or device is node[1] or (node[0] == "rapl" and device.component not in PLATFORM):
+        return None
+    return node[1].device_id
 
 
 def _covering(device: Device, taken: Mapping[str, str]) -> list[str]:
@@ -309,6 +340,8 @@ def _open_model(roots: Roots, opened: Sequence[Meter]) -> Meter | None:
     # Imported here: the model is a meter like any other and is not loaded before it is asked for.
     from joulebook.meters.model import MODELLED, open_model
 
-    read = {device.component for meter in opened for device in meter.devices}
-    left = MODELLED - read
+    devices = [device for meter in opened for device in meter.devices]
+    read = {device.component.value for device in devices}
+    read |= {name.partition(":")[0] for device in devices for name in device.names}
+    left = {component for component in MODELLED if component.value not in read}
     return open_model(roots, left) if left else None

@@ -1,0 +1,126 @@
+"""What a node draws beyond its parts: leaves only, nothing clipped, nothing lost while meters lag."""
+
+import pytest
+from builders import device
+from hypothesis import given
+from hypothesis import strategies as st
+from joulebook.history import DeviceHistory
+from joulebook.meters import Reading
+from joulebook.remainder import DEFICIT, Remainder, remainder_device
+from joulebook.rows import Component, Method
+
+S = 1_000_000_000
+
+
+def history(component, **values):
+    values = {"device_id": f"m/{component}", **values}
+    return DeviceHistory(device(component, **values), "sim", S)
+
+
+def node(**values):
+    whole = history(Component.NODE, **values)
+    left = DeviceHistory(remainder_device(whole.device), "sim", S, whole=whole)
+    return whole, left
+
+
+def read(known, at, joules):
+    known.add(Reading("d", at, energy_microjoules=round(joules * 1e6)))
+
+
+def test_the_remainder_is_a_leaf_of_its_own():
+    whole, left = node()
+    assert (left.device.device_id, left.device.component) == ("m/node/remainder", Component.OTHER)
+    assert "beyond its metered parts" in left.device.note
+    assert left.whole is whole
+
+
+def test_parts_and_remainder_are_the_whole():
+    whole, left = node()
+    part = history(Component.CPU)
+    found = Remainder(whole, [part], left)
+    for second in range(1, 11):
+        read(part, second * S, 100 * second)
+        read(whole, second * S, 150 * second)
+        found.follow(second * S)
+    assert left.history.gained(0, 20 * S) / 1e6 == pytest.approx(50 * 9, rel=1e-3)
+    assert not left.notes
+
+
+def test_a_whole_that_lags_behind_its_parts_loses_nothing_and_says_so():
+    """The controller shows the load two seconds late: for that long the parts draw more than it says."""
+    whole, left = node()
+    part = history(Component.GPU)
+    found = Remainder(whole, [part], left)
+    drawn = [0.0]
+    for second in range(60):
+        drawn.append(drawn[-1] + (1000 if 10 <= second < 40 else 100))
+    for second in range(3, 60):
+        read(part, second * S, drawn[second])
+        read(whole, second * S, drawn[second - 2] + 50 * second)
+        found.follow(second * S)
+    assert any(note == DEFICIT for _, note in left.notes)
+    assert left.history.gained(0, 60 * S) / 1e6 == pytest.approx(50 * 56, rel=0.05)
+
+
+def test_what_the_parts_are_not_known_up_to_waits():
+    whole, left = node()
+    part = history(Component.CPU)
+    found = Remainder(whole, [part], left)
+    for second in (1, 2):
+        read(part, second * S, 100 * second)
+        read(whole, second * S, 150 * second)
+        found.follow(second * S)
+    read(whole, 3 * S, 450)
+    found.follow(3 * S)
+    assert left.history.last_time < 3 * S - S // 2
+    read(part, 3 * S, 300)
+    found.follow(3 * S)
+    assert left.history.gained(0, 4 * S) / 1e6 == pytest.approx(100, rel=0.01)
+
+
+def test_a_part_that_is_lost_for_good_leaves_its_energy_to_the_remainder():
+    whole, left = node()
+    part = history(Component.GPU)
+    found = Remainder(whole, [part], left)
+    for second in range(1, 21):
+        if second <= 5:
+            read(part, second * S, 100 * second)
+        read(whole, second * S, 150 * second)
+        found.follow(second * S)
+    assert left.history.gained(0, 20 * S) / 1e6 == pytest.approx(150 * 19 - 100 * 4, rel=0.01)
+
+
+def test_a_whole_that_was_not_read_leaves_a_gap():
+    whole, left = node(method=Method.INTEGRATED)
+    part = history(Component.CPU)
+    found = Remainder(whole, [part], left)
+    for second in (1, 2, 3, 20, 21, 22):
+        read(part, second * S, 100 * second)
+        whole.add(Reading("d", second * S, power_milliwatts=150_000))
+        found.follow(second * S)
+    assert [(round(a / S), round(b / S)) for a, b, _ in left.history.known(0, 30 * S)] == [(1, 3), (20, 21)]
+    assert left.history.gained(0, 30 * S) / 1e6 == pytest.approx(50 * 3, rel=0.01)
+
+
+@given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500)), min_size=2, max_size=30))
+def test_the_remainder_never_falls_and_reaches_the_true_difference_at_its_greatest(powers):
+    whole, left = node()
+    part = history(Component.CPU)
+    found = Remainder(whole, [part], left)
+    of_part = of_whole = 0
+    differences = []
+    for second, (own, beyond) in enumerate(powers, 1):
+        of_part, of_whole = of_part + own, of_whole + own + beyond - 100 * (second % 2)
+        of_whole = max(of_whole, 0)
+        read(part, second * S, of_part)
+        if second > 1 and of_whole < differences[-1][1]:
+            of_whole = differences[-1][1]
+        read(whole, second * S, of_whole)
+        found.follow(second * S)
+        differences.append((of_whole - of_part, of_whole))
+    values = [v for segment in left.history.segments for v in segment.values]
+    assert values == sorted(values)
+    taken = [difference for difference, _ in differences[: len(values)]]
+    assert len(values) >= len(powers) - 1
+    # A part's knots lie half a millisecond before its readings: at 500 W a quarter of a joule.
+    assert values[-1] / 1e6 == pytest.approx(max(taken) - taken[0], abs=0.5)
