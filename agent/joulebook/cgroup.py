@@ -11,11 +11,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from joulebook.groups import Level, levels
 from joulebook.meters import Roots
 from joulebook.units import NS_PER_US
+
+if TYPE_CHECKING:
+    from joulebook.groups import Level
 
 UNLIMITED_BYTES: Final = 1 << 60
 """Version 1 writes "no limit" as the largest page-aligned signed 64-bit number; nothing real comes near."""
@@ -117,6 +119,8 @@ def usage_file(pid: Pid, roots: Roots, group: str | None = None) -> Path | None:
 
 def own_group(pid: Pid, roots: Roots) -> Group | None:
     """The narrowest container, pod, Slurm task, step or job that a process is in and whose CPU time is counted."""
+    from joulebook.groups import levels
+
     for controller, name in (("", "cpu.stat"), ("cpuacct", "cpuacct.usage")):
         for mount, path in _memberships(controller, pid, roots):
             for level in reversed(levels(path)):

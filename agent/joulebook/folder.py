@@ -82,7 +82,7 @@ class MarksFile:
             return
         self.joined = True
         self.run_id = str(values.get("run", ""))
-        self.pid = int(values.get("pid") or 0)
+        self.pid = _whole(values.get("pid")) or 0
         self.pid_namespace = _whole(values.get("pid_ns"))
         self.started_ticks = _whole(values.get("started_ticks"))
         self.rank = _whole(values.get("rank"))

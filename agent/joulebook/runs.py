@@ -163,7 +163,7 @@ class RunBook:
                 started_at_us=line.at_us,
                 started_ns=line.at_ns,
                 labels=Labels(),
-                command=tuple(str(word) for word in values.get("argv") or ()),
+                command=tuple(str(word) for word in argv) if isinstance(argv := values.get("argv"), list) else (),
                 record={name: values[name] for name in RECORDED if values.get(name) is not None},
             )
             state = self.runs[run_id] = RunState(run, provisional=True)
@@ -260,7 +260,15 @@ def _ended(run: Run) -> RunState:
 def _begin(state: RunState, line: Line) -> None:
     """The run begins with its first process's work, whichever is read first; a launcher's own start-up is before it."""
     if state.provisional or line.at_ns < state.run.started_ns:
-        state.run = replace(state.run, started_at_us=line.at_us, started_ns=line.at_ns)
+        ended_us, ended_ns = state.run.ended_at_us, state.run.ended_ns
+        state.run = replace(
+            state.run,
+            started_at_us=line.at_us,
+            started_ns=line.at_ns,
+            # UTC may have been set back since.
+            ended_at_us=None if ended_us is None else max(ended_us, line.at_us),
+            ended_ns=None if ended_ns is None else max(ended_ns, line.at_ns + 1),
+        )
         state.provisional, state.changed = False, True
 
 
