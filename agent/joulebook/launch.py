@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from joulebook.home import Home
-from joulebook.identity import machine_id
+from joulebook.identity import INSIDE, RUN_ID, machine_id
 from joulebook.lease import log_path, read_status, runs_are_taken
 
 RESTART_SECONDS = 3.0
@@ -32,7 +32,9 @@ def start_agent(home: Home) -> None:
     """Start an agent that ends by itself. The shell in between leaves at once, so that it becomes init's child."""
     log = log_path(home, machine_id())
     command = agent_command(IDLE_SECONDS, None)
-    environ = {**os.environ, "JOULEBOOK_HOME": str(home.root)}
+    # Not in the run that it is started from: what it uses itself is nobody's.
+    environ = {name: value for name, value in os.environ.items() if name not in (RUN_ID, INSIDE)}
+    environ["JOULEBOOK_HOME"] = str(home.root)
     if home.shared is not None:
         environ["JOULEBOOK_MARKS"] = str(home.shared)
     with subprocess.Popen(

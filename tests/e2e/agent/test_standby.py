@@ -175,3 +175,11 @@ def spans_of(home):
     bodies = [row.body for batch in outbox.batches() for row in batch.rows]
     outbox.close()
     return [(m.started_ns, m.ended_ns) for m in bodies if isinstance(m, Measurement)]
+
+
+def test_an_agent_is_not_in_the_run_that_it_is_started_from(bench):
+    bench.environ |= {"JOULEBOOK_METERS": "model", "JOULEBOOK_RUN_ID": "around", "JOULEBOOK_INSIDE": "around"}
+    assert trainer(bench, 0.5).wait(30) == 0
+    environ = Path(f"/proc/{bench.agent_pid()}/environ").read_bytes()
+    assert b"JOULEBOOK_HOME=" in environ
+    assert b"around" not in environ

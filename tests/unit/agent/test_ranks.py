@@ -303,3 +303,28 @@ def test_real_torchrun(bare, tmp_path, rendezvous):
     assert run_id.startswith("ranks-" if "none" in rendezvous else "torchrun-")
     assert run_id == "torchrun-mine" or "mine" not in rendezvous
     assert {note for _, note, _ in found} == {""}
+
+
+@torchrun
+@pytest.mark.slow
+@pytest.mark.parametrize("agreed", [False, True], ids=["unnamed", "by a file"])
+def test_real_torchrun_on_two_nodes_without_an_id(bare, tmp_path, agreed):
+    script = tmp_path / "rank.py"
+    script.write_text(TELL)
+    environ = {**bare, "OMP_NUM_THREADS": "1"} | ({"JOULEBOOK_RENDEZVOUS": str(tmp_path / "job")} if agreed else {})
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "1", "--nnodes", "2",
+        "--master-addr", "127.0.0.1", "--master-port", "29519", "--node-rank",
+    ]  # fmt: skip
+    nodes = [
+        subprocess.Popen([*command, str(n), str(script)], env=environ, stdout=subprocess.PIPE, text=True)
+        for n in range(2)
+    ]
+    found = [json.loads(node.communicate(timeout=120)[0]) for node in nodes]
+    assert sorted(place[:3] for _, _, place in found) == [[0, 2, 2], [1, 2, 2]]
+    notes = {note for _, note, _ in found}
+    if agreed:
+        assert len({run_id for run_id, _, _ in found}) == 1
+        assert notes == {""}
+    else:
+        assert all("could not be joined" in note for note in notes), "two runs, and each says so"
