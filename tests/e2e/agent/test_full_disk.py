@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -34,6 +35,13 @@ def fill(path):
                 continue
 
 
+TRAINER = """
+import joulebook, time
+with joulebook.track("t"):
+    time.sleep(600)
+"""
+
+
 @pytest.mark.slow
 def test_a_full_disk_delays_rows_and_loses_none(small_home):
     small_home.powercap("--packages", "1", "--dram", "--curve", "constant:100")
@@ -41,13 +49,18 @@ def test_a_full_disk_delays_rows_and_loses_none(small_home):
     log = small_home.root / "agent.log"  # not on the disk that fills up
     with log.open("wb") as stderr:
         agent = small_home.start("agent", stderr=stderr)
-        wait_for(lambda: small_home.home.outboxes.exists() and small_home.measurements(), what="the first rows")
+        wait_for(small_home.statuses, what="the agent")
+        trainer = subprocess.Popen([sys.executable, "-c", TRAINER], env=small_home.environ)  # spans of 10 s
+        small_home.started.append(trainer)
+        wait_for(small_home.runs, what="the run")
+        wait_for(small_home.measurements, 40, "the first rows")
         ballast = small_home.home.root / "ballast"
         fill(ballast)
         wait_for(lambda: b"refuses rows" in log.read_bytes(), 40, "a refused flush")
         known = len(small_home.measurements())
         ballast.unlink()
         wait_for(lambda: len(small_home.measurements()) > known, 40, "rows again")
+        trainer.kill()
         agent.send_signal(signal.SIGTERM)
         assert agent.wait(20) == 0
     rows = small_home.measurements()
