@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -254,19 +255,33 @@ class Parts:
             meter.close()
 
 
+def unfit(model: NodeModel, devices: Sequence[Device]) -> MeterUnavailable | None:
+    """Why the model does not hold for these devices: it was fitted over others, or they are modelled themselves."""
+    for component, wanted in model.metered.items():
+        found = [device for device in devices if device.component is component]
+        if len(found) != wanted:
+            return MeterUnavailable(
+                f"the node model was fitted over {wanted} {component.value}, and {len(found)} are metered",
+                "see joulebook doctor for those that are not read, or fit the model anew",
+            )
+    modelled = next((device for device in devices if device.method is Method.MODELLED), None)
+    if modelled is None:
+        return None
+    return MeterUnavailable(f"{modelled.device_id} is itself modelled", "give joulebook access to its counter")
+
+
 class WholeNode:
     """The modelled node, as far as what all its parts drew is known.
 
-    The first call, of ``follow`` or of ``read``, decides who reads the parts: whoever follows, or the model itself.
+    parts: read by the model itself until somebody else's are followed; None where they always are.
+    failing: why there is no figure at present.
     """
 
     name = "node"
 
-    def __init__(self, model: NodeModel, roots: Roots) -> None:
+    def __init__(self, model: NodeModel, parts: Parts | None = None) -> None:
         self.model = model
-        self._roots = roots
-        self._followed = False
-        self._parts: Parts | None = None
+        self._parts = parts
         self.devices: Sequence[Device] = [
             Device(
                 device_id=DEVICE,
@@ -282,61 +297,49 @@ class WholeNode:
         ]
         self.left_out: Sequence[LeftOut] = ()
         self.failing: MeterUnavailable | None = None
-        self._since_ns: int | None = None
+        self._told_ns = 0
         self._joules: float | None = None
         self._fresh: Sequence[Reading] = ()
 
     def follow(self, histories: Iterable[DeviceHistory]) -> None:
         """Take in what the node's devices drew, as far as all of them are known. Called after they were read."""
-        self._followed = True
+        self.close()
         self._take(histories)
 
     def _take(self, histories: Iterable[DeviceHistory]) -> None:
         parts = [history for history in histories if history.device.component in self.model.metered]
-        self.failing = self._unfit([history.device for history in parts])
+        self.failing = unfit(self.model, [history.device for history in parts])
         times = [part.history.segments[-1].times for part in parts]
         if self.failing is not None or not all(times):
-            self._since_ns = None
+            self._joules = None
             return
-        at_ns = min(own[-1] for own in times)
-        since_ns, self._since_ns = self._since_ns, at_ns if at_ns >= max(own[0] for own in times) else None
-        if since_ns is None or at_ns <= since_ns:
-            return
+        # From where all parts are known, and never from before what was told.
+        began_ns = max(own[0] for own in times)
+        since_ns = self._told_ns if self._joules is not None else max(self._told_ns, began_ns)
+        slowest = min(times, key=lambda own: own[-1])
+        # Of several looks at once each is told: what is between two of them would be spread over both.
+        for a, b in pairwise([since_ns, *(t for t in slowest if t > since_ns)]):
+            self._span(parts, a, b)
+
+    def _span(self, parts: Sequence[DeviceHistory], since_ns: int, at_ns: int) -> None:
         gained = [_gained(part, since_ns, at_ns) for part in parts]
         if None in gained:
             self._joules = None
             return
-        metered_joules = sum(energy for energy in gained if energy is not None) / 1e6
-        self._advance(since_ns, at_ns, self.model.wall_joules((at_ns - since_ns) / NS_PER_SECOND, metered_joules))
-
-    def _advance(self, since_ns: int, at_ns: int, joules: float) -> None:
         if self._joules is None:
             # Counted anew from 0, which is less than what was read last: it shows as a reset, never as energy.
             self._joules = 0.0
             self._fresh = [*self._fresh, Reading(DEVICE, since_ns, energy_microjoules=0)]
-        self._joules += joules
+        metered_joules = sum(energy for energy in gained if energy is not None) / 1e6
+        self._joules += self.model.wall_joules((at_ns - since_ns) / NS_PER_SECOND, metered_joules)
         self._fresh = [*self._fresh, Reading(DEVICE, at_ns, energy_microjoules=math.floor(self._joules * 1e6))]
-
-    def _unfit(self, devices: Sequence[Device]) -> MeterUnavailable | None:
-        """Why the model does not hold for these devices: it was fitted over others, or they are modelled themselves."""
-        for component, wanted in self.model.metered.items():
-            found = [device for device in devices if device.component is component]
-            if len(found) != wanted:
-                return MeterUnavailable(
-                    f"the node model was fitted over {wanted} {component.value}, and {len(found)} are metered",
-                    "see joulebook doctor for those that are not read, or fit the model anew",
-                )
-        modelled = next((device for device in devices if device.method is Method.MODELLED), None)
-        if modelled is None:
-            return None
-        return MeterUnavailable(f"{modelled.device_id} is itself modelled", "give joulebook access to its counter")
+        self._told_ns = at_ns
 
     def read(self) -> Sequence[Reading]:
         """What has become known since the last look, once."""
-        if not self._followed:
-            self._parts = self._parts or Parts(self._roots)
+        if self._parts is not None:
             self._take(self._parts.look())
-            self._parts.forget(self._since_ns or 0)
+            self._parts.forget(self._told_ns)
         fresh, self._fresh = self._fresh, ()
         return fresh
 
@@ -345,17 +348,27 @@ class WholeNode:
         return {}
 
     def close(self) -> None:
-        """Close the parts that it opened."""
+        """Close the parts that it reads itself."""
         if self._parts is not None:
             self._parts.close()
+            self._parts = None
 
 
 def open_node(roots: Roots, environ: Mapping[str, str] = os.environ) -> WholeNode:
-    """The model that JOULEBOOK_NODE_MODEL names. Raises MeterAbsent where none is, MeterUnavailable on a wrong file."""
+    """The model that JOULEBOOK_NODE_MODEL names.
+
+    Raises MeterAbsent where none is, MeterUnavailable on a wrong file, or where it was fitted over other parts.
+    """
     path = environ.get(VARIABLE)
     if not path:
         raise MeterAbsent(
             "no meter and no model of the whole node is declared",
             f"set JOULEBOOK_REDFISH_URL or JOULEBOOK_IPMI to its BMC, or {VARIABLE} to a model fitted for its chassis",
         )
-    return WholeNode(read_model(Path(path)), roots)
+    model = read_model(Path(path))
+    parts = Parts(roots)
+    error = unfit(model, [history.device for history in parts.histories.values()])
+    if error is not None:
+        parts.close()
+        raise error
+    return WholeNode(model, parts)

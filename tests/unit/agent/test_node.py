@@ -69,8 +69,7 @@ def test_a_model_goes_through_its_file(tmp_path: Path) -> None:
     for model in (MODEL, odd):
         path.write_text(as_toml(model))
         assert read_model(path) == model
-    opened = open_node(Roots(), {"JOULEBOOK_NODE_MODEL": str(path)})
-    (device,) = opened.devices
+    (device,) = WholeNode(odd).devices
     assert (device.component, device.method, device.covers) == (Component.NODE, Method.MODELLED, "node")
     assert (device.u_common, device.note) == (0.15, "node modelled from its parts")
 
@@ -138,7 +137,7 @@ def followed(node: WholeNode, histories: list[DeviceHistory], wall: DeviceHistor
 
 
 def test_the_node_draws_its_fixed_power_and_the_losses_of_its_parts() -> None:
-    node, histories = WholeNode(MODEL, Roots()), parts()
+    node, histories = WholeNode(MODEL), parts()
     wall = node_history(node)
     for second in range(5):
         read_all(histories, second, watts=100)
@@ -150,7 +149,7 @@ def test_the_node_draws_its_fixed_power_and_the_losses_of_its_parts() -> None:
 
 
 def test_other_devices_than_the_fitted_ones_are_not_counted() -> None:
-    node, histories = WholeNode(MODEL, Roots()), parts()
+    node, histories = WholeNode(MODEL), parts()
     others = [*histories, part("dram", Component.DRAM), part("bmc", Component.NODE)]
     wall = node_history(node)
     for second in range(4):
@@ -160,8 +159,19 @@ def test_other_devices_than_the_fitted_ones_are_not_counted() -> None:
     assert (segment.at(end) - segment.at(start)) / ((end - start) / 1e3) == pytest.approx(930, rel=1e-3)
 
 
+def test_several_looks_taken_in_at_once_are_told_one_by_one() -> None:
+    node, histories = WholeNode(MODEL), parts()
+    read_all(histories, 0, watts=100)
+    node.follow(histories)
+    for second in range(1, 4):
+        read_all(histories, second, watts=100)
+    node.follow(histories)
+    joules = [reading.energy_microjoules / 1e6 for reading in node.read() if reading.energy_microjoules is not None]
+    assert joules == [0, pytest.approx(930, rel=1e-3), pytest.approx(1860, rel=1e-3), pytest.approx(2790, rel=1e-3)]
+
+
 def test_a_part_that_does_not_answer_holds_the_node_back_and_its_joules_are_not_lost() -> None:
-    node, histories = WholeNode(MODEL, Roots()), parts()
+    node, histories = WholeNode(MODEL), parts()
     wall = node_history(node)
     for second in range(8):
         read_all(histories[:2] if 2 <= second < 5 else histories, second, watts=100)
@@ -172,7 +182,7 @@ def test_a_part_that_does_not_answer_holds_the_node_back_and_its_joules_are_not_
 
 
 def test_a_part_whose_counter_was_reset_breaks_the_node_off_and_no_joule_is_claimed_for_it() -> None:
-    node, histories = WholeNode(MODEL, Roots()), parts()
+    node, histories = WholeNode(MODEL), parts()
     wall = node_history(node)
     for second in range(9):
         read_all(histories[:2], second, watts=100)
@@ -188,16 +198,18 @@ def test_a_part_whose_counter_was_reset_breaks_the_node_off_and_no_joule_is_clai
     assert [note for _, note in wall.notes] == ["counter reset: at least 0 J are missing"]
 
 
-@given(st.lists(st.tuples(st.sampled_from(["read", "reset", "lose", "skip"]), st.integers(0, 2)), max_size=25))
+EVENT = st.sampled_from(["read", "read", "reset", "lose"])
+
+
+@given(st.lists(st.tuples(EVENT, EVENT, EVENT), max_size=25))
 def test_no_history_of_the_parts_makes_the_node_draw_less_or_more_than_they_did(events: list) -> None:
-    node, histories = WholeNode(MODEL, Roots()), parts()
+    node, histories = WholeNode(MODEL), parts()
     wall, counts, seen = node_history(node), [5, 5, 5], [5, 5, 5]
-    for second, (event, which) in enumerate(events):
-        for n, history in enumerate(histories):
+    for second, each in enumerate(events):
+        for n, (event, history) in enumerate(zip(each, histories, strict=True)):
             # A counter that was last seen at 0 and is reset to it cannot be told from one that stands still.
-            reset = event == "reset" and n == which and seen[n] > 0
-            counts[n] = 0 if reset else counts[n] + 100_000_000
-            if event != "skip" and not (event == "lose" and n == which):
+            counts[n] = 0 if event == "reset" and seen[n] > 0 else counts[n] + 100_000_000
+            if event != "lose":
                 seen[n] = counts[n]
                 history.add(Reading("x", (second + 1) * SECOND, counts[n]))
         followed(node, histories, wall)
@@ -207,7 +219,7 @@ def test_no_history_of_the_parts_makes_the_node_draw_less_or_more_than_they_did(
 
 @pytest.mark.parametrize("lost", [0, 2])
 def test_fewer_parts_than_fitted_give_no_figure(lost: int) -> None:
-    node, histories = WholeNode(MODEL, Roots()), parts()
+    node, histories = WholeNode(MODEL), parts()
     del histories[lost]
     for second in range(3):
         read_all(histories, second, watts=100)
@@ -218,7 +230,7 @@ def test_fewer_parts_than_fitted_give_no_figure(lost: int) -> None:
 
 
 def test_a_model_of_a_model_is_no_figure() -> None:
-    node = WholeNode(MODEL, Roots())
+    node = WholeNode(MODEL)
     histories = [part("model:cpu", Component.CPU, Method.MODELLED), *parts()[1:]]
     for second in range(3):
         read_all(histories, second, watts=100)
@@ -229,7 +241,7 @@ def test_a_model_of_a_model_is_no_figure() -> None:
 
 
 def test_a_reading_is_given_once_and_none_before_all_parts_are_known() -> None:
-    node, histories = WholeNode(MODEL, Roots()), parts()
+    node, histories = WholeNode(MODEL), parts()
     read_all(histories[:1], 0, watts=100)
     node.follow(histories)
     assert not node.read()
@@ -242,3 +254,18 @@ def test_a_reading_is_given_once_and_none_before_all_parts_are_known() -> None:
     assert not node.read()
     node.follow(histories)
     assert not node.read()
+
+
+def test_who_follows_late_gets_what_was_known_before_and_nothing_twice() -> None:
+    node, own, others = WholeNode(MODEL), parts(), parts()
+    wall = node_history(node)
+    for second in range(3):
+        read_all(own, second, watts=100)
+        read_all(others, second, watts=100)
+        followed(node, own, wall)
+    for second in range(3, 6):
+        read_all(others, second, watts=100)
+        followed(node, others, wall)
+    ((start, end, segment),) = wall.history.known(0, 20 * SECOND)
+    assert (end - start) / SECOND == pytest.approx(5, abs=0.01)
+    assert (segment.at(end) - segment.at(start)) / ((end - start) / 1e3) == pytest.approx(930, rel=1e-3)
