@@ -94,6 +94,7 @@ class Scene:
     machine: Machine
     parties: Sequence[Party]
     _stays: dict[tuple[int, int], list[_Stay]] = field(default_factory=dict)
+    known_claims: dict[tuple[object, ...], list[Share]] = field(default_factory=dict)
 
     def cuts(self, start: int, end: int) -> list[int]:
         """Instants strictly within [start, end) at which a measurement must be cut."""
@@ -189,8 +190,20 @@ def _row(scene: Scene, history: DeviceHistory, start: int, end: int, energy: int
 def claims(scene: Scene, history: DeviceHistory, start: int, end: int) -> list[Share]:
     """What each run and phase may claim of a device over a span; the last claim is everybody else's.
 
-    Weights only: millijoules are zero until ``split``.
+    Weights only: millijoules are zero until ``split``. Devices of which the machine and its limits say the same are
+    claimed alike, and that is worked out once.
     """
+    device = history.device
+    if device.component is Component.GPU:
+        return _claims(scene, history, start, end)
+    alike = (device.component, device.method, history.capacity, start, end)
+    found = scene.known_claims.get(alike)
+    if found is None:
+        found = scene.known_claims[alike] = _claims(scene, history, start, end)
+    return found
+
+
+def _claims(scene: Scene, history: DeviceHistory, start: int, end: int) -> list[Share]:
     machine, stays = scene.machine, scene.stays(start, end)
     reserved = _reservations(history, stays)
     use = machine.gpu_use.get(history.device.device_id, {})

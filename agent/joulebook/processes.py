@@ -158,14 +158,17 @@ class ProcessTable:
             try:
                 if known.fd < 0:
                     self._hold(pid, known)
-                stat = _parse(os.pread(known.fd, STAT_BYTES, 0)) if known.fd >= 0 else read_stat(self.proc, pid)
-            except (OSError, ValueError):  # no such process: its file is empty
-                stat = None
-            if stat is None:
+                text = os.pread(known.fd, STAT_BYTES, 0) if known.fd >= 0 else self._read_anew(pid)
+                fields = text[text.rindex(b")") + 2 :].split(None, 15)
+                known.own_ns = (int(fields[11]) + int(fields[12])) * NS_PER_TICK
+                known.children_ns = (int(fields[13]) + int(fields[14])) * NS_PER_TICK
+            except (OSError, ValueError, IndexError):  # no such process: its file is empty
                 whole = False
-            else:
-                known.own_ns, known.children_ns = stat.own_ns, stat.children_ns
         return whole
+
+    def _read_anew(self, pid: int) -> bytes:
+        with open(f"{self.proc}/{pid}/stat", "rb") as file:
+            return file.read()
 
     def _hold(self, pid: int, known: _Known) -> None:
         """Keep a member's file open: reading it again costs half of opening it again, and it is never another's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -146,6 +147,8 @@ def _meter(agent: _Agent, lease: Lease) -> bool:
             sampler.telemetry = agent.telemetry
         sampler.start()
         idle = None if agent.until_idle_seconds is None else int(agent.until_idle_seconds * NS_PER_SECOND)
+        gc.collect()
+        gc.freeze()  # what is there now stays: no later collection need look at it
         loop = Loop(sampler, home, agent.refused, idle, agent.stop_fd, shipper)
         loop.run()
         remember_ended(outbox, sampler.book)

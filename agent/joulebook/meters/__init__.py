@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, runtime_checkable
 
 from joulebook.errors import MeterUnavailable
 from joulebook.rows import Component, Method
@@ -108,11 +108,11 @@ class Busy:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """What a device said at one instant: cumulative microjoules, or milliwatts where there is no counter.
 
-    at_ns: CLOCK_BOOTTIME nanoseconds at which the value was read.  Exactly one of the two is set.
+    at_ns: CLOCK_BOOTTIME nanoseconds at which the value was read.  Exactly one of the two is set.  (A named tuple is
+    made in two thirds of a dataclass's time, and a hundred may be made every second.)
     """
 
     device_id: str

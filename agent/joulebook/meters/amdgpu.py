@@ -57,7 +57,7 @@ class AmdGpu:
             energy = _energy(card, card.counter)
         except (OSError, ValueError):
             return [power]
-        energy = replace(energy, at_ns=max(energy.at_ns, power.at_ns + 1))
+        energy = energy._replace(at_ns=max(energy.at_ns, power.at_ns + 1))
         verdict = card.trial.look(power.at_ns, energy.energy_microjoules or 0, power.power_milliwatts or 0)
         if verdict is not None:
             self._decide(card, agrees=verdict)
