@@ -193,14 +193,23 @@ def claims(scene: Scene, history: DeviceHistory, start: int, end: int) -> list[S
     Weights only: millijoules are zero until ``split``. Devices of which the machine and its limits say the same are
     claimed alike, and that is worked out once.
     """
-    device = history.device
-    if device.component is Component.GPU:
+    alike = _alike(scene, history, start, end)
+    if alike is None:
         return _claims(scene, history, start, end)
-    alike = (device.component, device.method, history.capacity, start, end)
     found = scene.known_claims.get(alike)
     if found is None:
         found = scene.known_claims[alike] = _claims(scene, history, start, end)
     return found
+
+
+def _alike(scene: Scene, history: DeviceHistory, start: int, end: int) -> tuple[object, ...] | None:
+    """What decides a device's claims; None where they are its own: a GPU that somebody uses, or that has slices."""
+    device, seen_by = history.device, None
+    if device.component is Component.GPU:
+        if device.partitions or scene.machine.gpu_use.get(device.device_id):
+            return None
+        seen_by = tuple(stay.party.key for stay in scene.stays(start, end) if _may_use(stay.party, device))
+    return (device.component, device.method, history.capacity, start, end, seen_by)
 
 
 def _claims(scene: Scene, history: DeviceHistory, start: int, end: int) -> list[Share]:

@@ -31,6 +31,8 @@ POLL_NS: Final = 100_000_000
 """How often marks are looked for where the kernel cannot tell of them (shared volumes)."""
 STEP_NS: Final = 500_000_000
 """A smaller change between two ticks is what keeping the clocks in step may do."""
+ALL_MARKS_NS: Final = 30 * NS_PER_SECOND
+"""How often all marks files are looked at, whatever inotify says."""
 BURST_PER_STEP: Final = 4
 """After a mark a slow counter is read this many times per step, until one step and a quarter are over."""
 
@@ -92,6 +94,8 @@ class Loop:
     next_tick: int = 0
     next_quick: int = NEVER
     burst: list[int] = field(default_factory=list)
+    scanned: int = -1
+    all_marks: int = 0
     last_wake: int = 0
     wake_wanted: bool = False
     idle_since: int = 0
@@ -139,8 +143,9 @@ class Loop:
     def step(self, now: int, *, marks_may_be_new: bool) -> None:
         """One turn: marks first, then meters if anything is due, then what can be closed and flushed."""
         sampler = self.sampler
-        tick, edge = now >= self.next_tick, now >= sampler.grid
-        new = self._read_marks(marks_may_be_new, edge=tick and edge)
+        tick = now >= self.next_tick
+        edge = now >= sampler.grid and sampler.grid != self.scanned
+        new = self._read_marks(marks_may_be_new, everything=tick and now - self.all_marks >= ALL_MARKS_NS)
         self.wake_wanted |= new  # a wake may be put off, never left out
         wake = self.wake_wanted and now - self.last_wake >= LEAST_WAKE_NS
         if tick or wake or (self.burst and self.burst[0] <= now):
@@ -149,7 +154,8 @@ class Loop:
         elif now >= self.next_quick:
             sampler.read_quick()
         if wake or edge:
-            sampler.scan(boottime_ns())
+            self.scanned = sampler.grid if edge else self.scanned
+            sampler.scan(boottime_ns(), promptly=wake)
         if wake:
             self.wake_wanted = False
             self._plan_burst(now)
@@ -157,17 +163,19 @@ class Loop:
             self._tick(now)
         if sampler.quick_ns is not None:
             self._plan_quick(now, sampler.quick_ns)
-        if not self.wake_wanted and (edge or sampler.ends):
+        if not self.wake_wanted and (now >= sampler.grid or sampler.ends):
             self._close(now)
         if tick and sampler.telemetry is not None and sampler.telemetry.is_due(now):
             sampler.publish(now, self.shipping())
         if new:
             self.tell()
 
-    def _read_marks(self, may_be_new: bool, *, edge: bool) -> bool:
-        """Follow what inotify names; all files where it cannot tell, and at every span edge in case it lost some."""
+    def _read_marks(self, may_be_new: bool, *, everything: bool) -> bool:
+        """Follow what inotify names; all files where it cannot tell, and now and then in case it lost some."""
         names: set[str] | None = None
-        if self.inotify is not None and not edge:
+        if self.inotify is None or everything:
+            self.all_marks = boottime_ns()
+        else:
             names = set()
             if may_be_new:
                 names = self.inotify.changed()

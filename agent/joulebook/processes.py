@@ -18,6 +18,8 @@ STAT_BYTES = 1024
 """More than the longest /proc/PID/stat."""
 MOST_HELD = 512
 """Members' files kept open; those beyond are opened for every scan."""
+LIST_NS = 10_000_000_000
+"""Longest time for which a new process may wait to be seen."""
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 NS_PER_TICK = 1_000_000_000 // TICKS_PER_SECOND
 
@@ -105,6 +107,7 @@ class ProcessTable:
     _known: dict[int, _Known] = field(default_factory=dict)
     _moved: bool = False
     _forks: int | None = None
+    _listed_ns: int = 0
     _held: int = 0
 
     def add_actor(self, actor: Actor) -> None:
@@ -121,10 +124,11 @@ class ProcessTable:
         known = self._known.get(pid)
         return known.actor if known is not None else None
 
-    def scan(self, now_ns: int) -> None:
+    def scan(self, now_ns: int, *, promptly: bool = True) -> None:
         """Read CPU times of every actor's tree and of the machine.
 
-        The listing, half of the cost, is read only when a process was made or is gone since the last scan.
+        The listing, half of the cost, is read only when a process was made or is gone since the last one. promptly: as
+        soon as one was made, else within LIST_NS: what it used until then is counted when it is seen.
         """
         busy_ns, forks = machine_counts(self.proc)
         self.machine.add(now_ns, busy_ns)
@@ -134,8 +138,9 @@ class ProcessTable:
             self._forget_all()
             return
         whole = self._read_members()
-        if not whole or forks is None or forks != self._forks or self._moved:
-            self._forks = forks
+        made = forks is None or (forks != self._forks and (promptly or now_ns - self._listed_ns >= LIST_NS))
+        if not whole or made or self._moved:
+            self._forks, self._listed_ns = forks, now_ns
             listed = {int(name) for name in os.listdir(self.proc) if name.isdigit()}  # noqa: PTH208
             self._leave(listed)
             if self._moved:

@@ -233,9 +233,9 @@ class Sampler:
                 history.device = replace(self._named(device), parent=history.device.parent)
         self._plan_quick()
 
-    def scan(self, now: int) -> None:
-        """CPU time of every tree, and who used which GPU since the last look."""
-        self.processes.scan(now)
+    def scan(self, now: int, *, promptly: bool = True) -> None:
+        """CPU time of every tree, and who used which GPU since the last look. promptly: see ProcessTable.scan."""
+        self.processes.scan(now, promptly=promptly)
         before, self._looked_ns = self._looked_ns, now
         if not self.processes.actors:
             self.gpu_use = {}
