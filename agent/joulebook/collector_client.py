@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import re
 import ssl
 import stat
 import zlib
@@ -27,6 +29,7 @@ PLAIN_BYTES: Final = 1024
 """A longer body is sent as gzip."""
 MOST_ANSWER_BYTES: Final = 1 << 20
 MOST_TOKEN_CHARACTERS: Final = 4096
+_HASHED: Final = re.compile(r"[0-9a-f]{8}\.[0-9]+")
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
@@ -158,7 +161,7 @@ class CollectorClient:
         if parts.scheme == "http":
             return http.client.HTTPConnection(parts.hostname, parts.port, timeout=TIMEOUT_SECONDS)
         try:
-            context = ssl.create_default_context(cafile=self.to.ca_file)
+            context = _trusting(self.to.ca_file)
         except OSError as error:
             raise JoulebookError(
                 f"cannot use the certificates {self.to.ca_file}: {_why(error)}",
@@ -171,6 +174,22 @@ class CollectorClient:
         if isinstance(error, ssl.SSLCertVerificationError):
             remedy = "give the authority that signed its certificate as JOULEBOOK_COLLECTOR_CA_FILE"
         return Unreachable(f"no answer from {self.to.url}: {_why(error)}", remedy)
+
+
+def _trusting(ca_file: Path | None) -> ssl.SSLContext:
+    """TLS that verifies certificate and name, against that file, else against the system's authorities.
+
+    Of a directory that is hashed by name OpenSSL reads only the authority it needs: 2 MiB less than the bundle.
+    """
+    if ca_file is not None:
+        return ssl.create_default_context(cafile=ca_file)
+    paths = ssl.get_default_verify_paths()
+    hashed = paths.capath is not None and any(_HASHED.fullmatch(file.name) for file in Path(paths.capath).iterdir())
+    if not hashed or "SSL_CERT_FILE" in os.environ:
+        return ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(capath=paths.capath)
+    return context
 
 
 def _object(text: bytes) -> dict[str, Any]:

@@ -273,6 +273,24 @@ def test_tls_is_verified_against_the_authority_that_is_given(outbox, tmp_path, s
         assert marks_in(collector) == once(1)
 
 
+@pytest.mark.parametrize("way", ["a bundle", "a hashed directory"])
+def test_without_a_file_the_systems_authorities_are_trusted(outbox, tmp_path, ship, monkeypatch, way):
+    ca, certificate = authority(tmp_path, "system")
+    known = tmp_path / "certs"
+    known.mkdir()
+    shutil.copy(ca, known / "system.pem")
+    if way == "a bundle":
+        monkeypatch.setenv("SSL_CERT_FILE", str(ca))
+    else:
+        monkeypatch.setenv("SSL_CERT_DIR", str(known))
+        subprocess.run(["openssl", "rehash", known], check=True)
+    with Collector(tmp_path / "ledger.duckdb", certificate=certificate) as collector:
+        outbox.write(final=[a_run(), mark(0)])
+        ship(outbox, collector.url)
+        drained(outbox)
+        assert marks_in(collector) == once(1)
+
+
 def test_certificates_that_cannot_be_read_are_told(outbox, tmp_path, ship):
     outbox.write(final=[mark(0)])
     shipper = ship(outbox, "https://127.0.0.1:1", ca=tmp_path / "none.pem", jitter=0.01)
