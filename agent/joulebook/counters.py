@@ -36,12 +36,15 @@ def difference(
     elapsed_ns: int,
     wraps_at: int | None = None,
     most_per_second: float | None = None,
+    *,
+    restarted: bool = False,
 ) -> Difference:
     """What a counter gained between two reads within one boot.
 
     previous, current: counts, >= 0.  elapsed_ns: time between the reads, > 0.  wraps_at: counts at
     which the counter returns to zero, None when it never does.  most_per_second: counts per second
     that the device cannot exceed, None when unknown.
+    restarted: it began at 0 again between the reads, if what it shows can have been drawn since.
     A counter that fell is a wrap only if it has a known range and the implied gain is possible
     in the time; else it was reset, and at least ``current`` was counted since.  A counter that
     could have gone all the way round is a gap, even if it rose.
@@ -51,6 +54,8 @@ def difference(
     most = None if most_per_second is None else int(most_per_second * elapsed_ns / 1e9)
     if wraps_at is not None and most is not None and most >= wraps_at:
         return Difference(Step.GAP, None, max(0, current - previous), most)
+    if restarted and (most is None or current <= most):
+        return Difference(Step.RESET, None, current - previous if current >= previous else current, most)
     if current >= previous:
         gained = current - previous
         if most is not None and gained > most:

@@ -137,15 +137,18 @@ class DeviceHistory:
 
     def add(self, reading: Reading) -> None:
         """Take one reading in."""
-        previous, self.last = self.last, reading
+        previous = self.last
+        if previous is not None and reading.at_ns <= max(previous.at_ns, self._read_ns):
+            return  # told before, or overtaken by a later one
+        self.last = reading
         if previous is None:
             self._begin(reading)
-        elif reading.at_ns <= previous.at_ns:
-            self.last = previous
         elif reading.energy_microjoules is not None and previous.energy_microjoules is not None:
             self._count(previous, reading)
         elif reading.power_milliwatts is not None and previous.power_milliwatts is not None:
             self._integrate(previous, reading)
+        elif (elapsed := reading.at_ns - previous.at_ns) > self.device.step_ns:
+            self._break(reading, f"told in another way since: {self._missing(elapsed)}")
         self._read_ns = reading.at_ns
 
     def is_silent(self, now_ns: int) -> bool:
@@ -176,8 +179,9 @@ class DeviceHistory:
         if most is not None:
             most *= 1 + device.step_ns / elapsed  # a difference may hold one step's energy more than its distance
         gain = difference(
-            previous.energy_microjoules, reading.energy_microjoules, elapsed, device.wraps_at_microjoules, most
-        )
+            previous.energy_microjoules, reading.energy_microjoules, elapsed, device.wraps_at_microjoules, most,
+            restarted=reading.restarted,
+        )  # fmt: skip
         if gain.counts is None:
             bounds = _bounds(gain.at_least / 1e6, None if gain.at_most is None else gain.at_most / 1e6)
             self._break(reading, f"counter {gain.step}: {bounds} are missing")
@@ -189,11 +193,11 @@ class DeviceHistory:
             self.last = previous  # the counter has not been updated yet: no news but this
             return
         self._total += gain.counts
-        if gain.step is Step.WRAP:
-            self.notes.append((reading.at_ns, "counter wrapped"))
         # The value was reached when the counter was last updated: within the last step, and since the last read.
         window = min(device.step_ns, reading.at_ns - max(seen, previous.at_ns))
         at = reading.at_ns - window // 2
+        if gain.step is Step.WRAP:
+            self.notes.append((at, "counter wrapped"))
         if window > device.step_ns // 2:
             self._vague_ns = reading.at_ns
         else:
@@ -203,6 +207,11 @@ class DeviceHistory:
     def _break(self, reading: Reading, note: str) -> None:
         """What lies before this reading is not known: a gap stays a gap."""
         counter = reading.energy_microjoules is not None
+        times = self.history.segments[-1].times
+        if (
+            len(times) == 1
+        ):  # two gaps with one reading between them: no measurement tells of the first, so this one does
+            self.notes = [(reading.at_ns if t >= times[0] else t, said) for t, said in self.notes]
         self.history.gap()
         self.history.add(reading.at_ns - (self.device.step_ns // 2 if counter else 0), self._total)
         self._vague_ns = reading.at_ns if counter else None
@@ -216,7 +225,11 @@ class DeviceHistory:
         if vague is None or not 0 < updated_ns - vague <= 2 * self.device.step_ns:
             return
         steps = -(-(updated_ns - vague) // self.device.step_ns)
-        self.history.move_last(updated_ns - steps * self.device.step_ns)
+        at = updated_ns - steps * self.device.step_ns
+        times = self.history.segments[-1].times
+        if self._total and self.edge > (times[-2] if len(times) > 1 else at):
+            return  # a measurement that is made already ends on the line to that knot: it stays as it was booked
+        self.history.move_last(at)
 
     def _integrate(self, previous: Reading, reading: Reading) -> None:
         assert previous.power_milliwatts is not None
@@ -269,8 +282,8 @@ class DeviceHistory:
         return math.sqrt(sum((jump * jump) / 12 for t, jump in self.jumps if start < t <= end))
 
     def notes_in(self, start: int, end: int) -> list[str]:
-        """What happened to the device's meter within (start, end]."""
-        return [note for t, note in self.notes if start < t <= end]
+        """What happened to the device's meter within [start, end], both ends: a gap's note stands where it ends."""
+        return [note for t, note in self.notes if start <= t <= end]
 
     def unread_in(self, start: int, end: int) -> list[tuple[int, int, str]]:
         """The parts of [start, end) that nobody read, with what to say of them."""
@@ -293,10 +306,9 @@ class DeviceHistory:
 
 
 def _bounds(least_joules: float, most_joules: float | None) -> str:
-    """How much may be missing, in words."""
-    if most_joules is None:
-        return f"at least {least_joules:.0f} J"
-    return f"{least_joules:.0f} to {most_joules:.0f} J"
+    """How much may be missing, in words: whole joules that hold the truth between them."""
+    least = math.floor(least_joules)
+    return f"at least {least} J" if most_joules is None else f"{least} to {math.ceil(most_joules)} J"
 
 
 def _since(items: Sequence[tuple[int, T]], before: int) -> list[tuple[int, T]]:

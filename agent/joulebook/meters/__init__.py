@@ -111,14 +111,16 @@ class Busy:
 class Reading(NamedTuple):
     """What a device said at one instant: cumulative microjoules, or milliwatts where there is no counter.
 
-    at_ns: CLOCK_BOOTTIME nanoseconds at which the value was read.  Exactly one of the two is set.  (A named tuple is
-    made in two thirds of a dataclass's time, and a hundred may be made every second.)
+    at_ns: CLOCK_BOOTTIME nanoseconds at which the value was read.  Exactly one of the two values is set.
+    restarted: whatever it says, the counter began at 0 again since the reading before.  (A named tuple is made in two
+    thirds of a dataclass's time, and a hundred may be made every second.)
     """
 
     device_id: str
     at_ns: int
     energy_microjoules: int | None = None
     power_milliwatts: int | None = None
+    restarted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,7 @@ class Board:
     """One GPU. ask: fills ``answer`` and returns its nvmlReturn_t.  code: why the board is lost, 0 while it is not.
 
     partitions: those of the device, kept up to date as slices come and go.  design_watts: for utilisation.
+    restarted: the driver was loaded anew since the board was last read, so that its counter began at 0.
     """
 
     device_id: str
@@ -118,6 +119,7 @@ class Board:
     partitions: dict[str, float]
     design_watts: float = 0.0
     code: int = 0
+    restarted: bool = False
 
 
 class Nvml:
@@ -157,7 +159,9 @@ class Nvml:
             if code:
                 self._lose(board, code, after)
             elif board.counted:
-                readings.append(Reading(board.device_id, (before + after) // 2, board.answer.value * 1000))
+                at_ns, microjoules = (before + after) // 2, board.answer.value * 1000
+                readings.append(Reading(board.device_id, at_ns, microjoules, None, board.restarted))
+                board.restarted = False
             else:
                 readings.append(Reading(board.device_id, (before + after) // 2, None, board.answer.value))
             before = after
@@ -178,16 +182,19 @@ class Nvml:
         """
         lost = [board for board in self._boards if board.code]
         codes = {board.code for board in self._boards}
+        reloaded = bool(codes & LIBRARY_DEAD) or self._generation != self._library.generation
         try:
             if self._generation == self._library.generation and (codes & LIBRARY_DEAD or codes <= DEAD):
                 self._library.reopen()
             if self._generation != self._library.generation:
                 lost, self._generation = self._boards, self._library.generation
+                for board in lost if reloaded else ():
+                    board.restarted = True
             for board in lost:
                 self._find(board)
         except NvmlError:
             for board in self._boards:  # no driver yet: lost until the next attempt
-                board.code = board.code or UNINITIALIZED
+                board.code = UNINITIALIZED
         found = any(not board.code for board in lost)
         self._any_lost = any(board.code for board in self._boards)
         self._pause_ns = FIRST_RETRY_NS if found else min(2 * self._pause_ns, LONGEST_RETRY_NS)

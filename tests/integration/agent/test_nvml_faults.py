@@ -163,6 +163,44 @@ def test_a_driver_that_is_loaded_again_is_found_and_its_counters_began_at_zero(p
     assert book.history.gained(before["GPU-a"].at_ns, after.at_ns) / 1e6 <= 200 * seen_seconds + 20
 
 
+@pytest.mark.parametrize("meters_before", [0, 1], ids=["alone", "after another meter of the driver"])
+def test_a_counter_that_has_passed_its_old_value_since_the_reload_is_no_advance(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meters_before: int
+) -> None:
+    """Loaded long ago it stood at 2 J; two seconds after the reload it shows 200 J, all of them drawn since."""
+    now = boottime_ns()
+    silent = Gpu("GPU-b", STEADY, energy_counter=False, power=False)
+    write_gpus(place, [Gpu("GPU-a", STEADY), silent], now - 10_000_000, step_ms=1)
+    others = [open_accelerator(Roots(sys=tmp_path / "sys")) for _ in range(meters_before)]
+    meter = open_nvml(Roots())
+    clock = Clock(monkeypatch)
+    book = DeviceHistory(meter.devices[0], "nvml", SECOND)
+    (before,) = meter.read()
+    book.add(before)
+    gone = boottime_ns()
+    write_gpus(place, [Gpu("GPU-a", STEADY), silent], now - 10_000_000, step_ms=1, down_ns=(gone, gone + SECOND // 10))
+    for one in others:
+        one.read()
+    assert not meter.read()
+    time.sleep(1.1)
+    for one in others:
+        one.read()
+    clock.now_ns += 2 * SECOND
+    (after,) = meter.read()
+    assert after.energy_microjoules > before.energy_microjoules
+    assert after.restarted
+    book.add(after)
+    (again,) = meter.read()
+    assert not again.restarted
+    book.add(again)
+    meter.close()
+    for one in others:
+        one.close()
+    ((_, note),) = book.notes
+    assert re.fullmatch(r"counter reset: \d+ to \d+ J are missing", note)
+    assert book.total_microjoules == again.energy_microjoules - after.energy_microjoules
+
+
 def test_two_meters_of_one_driver_both_come_back(place: Path, tmp_path: Path) -> None:
     """NVML closes when the last of its users does: they share one, or neither could open it anew."""
     began, now = boottime_ns() - 10 * SECOND, boottime_ns()

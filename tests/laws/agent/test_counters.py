@@ -41,6 +41,11 @@ def test_bounds_always_hold_the_truth(wraps_at: int, elapsed_ms: int, data: st.D
         seen = difference(previous, current, elapsed_ns, wraps_at, most_per_second)
         if seen.step in (Step.ADVANCE, Step.WRAP):
             return
+        if data.draw(st.booleans()):
+            seen = difference(previous, gain - before_reset, elapsed_ns, None, most_per_second, restarted=True)
+            assert seen.counts is None
+            assert seen.at_least <= gain <= (seen.at_most or 0)
+            return
     seen = difference(previous, current, elapsed_ns, wraps_at, most_per_second)
     assert seen.at_least <= gain
     assert seen.at_most is None or gain <= seen.at_most
