@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,16 @@ from typing import Any
 import click
 
 from joulebook import cpus
+from joulebook.calibration import STALE_DAYS, booked, calibration_path, load
 from joulebook.cgroup import cgroup_of
+from joulebook.clock import utc_us
 from joulebook.errors import BadInput, JoulebookError
 from joulebook.home import find_home
+from joulebook.identity import machine_id
 from joulebook.inotify import Inotify
 from joulebook.meters import METERS, Device, LeftOut, Meter, MeterAbsent, Roots, open_meter, roots_from_environment
 from joulebook.meters import open_meters as open_all
+from joulebook.rows import Method
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +56,49 @@ def examine(roots: Roots) -> dict[str, Any]:
     opened, refused = open_all(None, roots)
     used = {meter.name for meter in opened}
     measured = [asdict(device) | {"meter": meter.name} for meter in opened for device in meter.devices]
+    calibration = _calibration(opened, roots)
     for meter in opened:
         meter.close()
     return {
         "measured": measured,
         "refused": [{"meter": r.name, "cause": r.error.cause, "remedy": r.error.remedy} for r in refused],
         "meters": [asdict(_meter(name, roots, name in used)) for name in METERS],
+        "calibration": calibration,
         "cpu": _cpu(roots),
         "cgroup": _cgroup(roots),
         "inotify": _inotify(),
         "home": _home(),
         "roots": {"proc": str(roots.proc), "sys": str(roots.sys)},
     }
+
+
+def _calibration(meters: Sequence[Meter], roots: Roots) -> dict[str, Any]:
+    """Of which devices the idle power is known, since when, and what mends it where it is not."""
+    machine, now = machine_id(), utc_us()
+    found: dict[str, Any] = {"path": str(calibration_path(find_home(), machine)), "devices": [], "remedy": ""}
+    try:
+        kept = load(find_home(), machine, roots)
+    except JoulebookError as error:
+        return found | {"error": error.cause, "remedy": error.remedy}
+    for leaf in booked(meters, machine):
+        idle, misfit = kept.fit(leaf.device, leaf.meter, leaf.parts)
+        modelled = leaf.device.method is Method.MODELLED
+        why = misfit or ("modelled: not calibrated" if modelled else "not calibrated") if idle is None else ""
+        device: dict[str, Any] = {
+            "device_id": leaf.device.device_id.removeprefix(f"{machine}/"),
+            "idle_watts": None,
+            "why": why,
+        }
+        if idle is not None:
+            days = idle.age_days(now)
+            device |= {
+                "idle_watts": idle.idle_watts, "u_relative": idle.u_relative, "at": idle.at, "age_days": days,
+                "stale": days > STALE_DAYS, "forced": idle.forced,
+            }  # fmt: skip
+        if device.get("stale") or (idle is None and not modelled):
+            found["remedy"] = "joulebook calibrate, on the idle machine and with no agent running"
+        found["devices"].append(device)
+    return found
 
 
 def _meter(name: str, roots: Roots, used: bool) -> MeterReport:
@@ -130,6 +165,7 @@ def as_text(findings: Mapping[str, Any]) -> str:
     lines += [_device_line(device) for device in findings["measured"]] or ["  nothing"]
     for meter in findings["meters"]:
         lines += _meter_lines(meter)
+    lines += ["", *_calibration_lines(findings["calibration"])]
     lines += ["", *_cpu_lines(findings["cpu"]), *_cgroup_lines(findings["cgroup"])]
     inotify, home = findings["inotify"], findings["home"]
     lines.append(f"inotify  {'works' if inotify['works'] else 'does not work: ' + inotify['cause']}")
@@ -156,6 +192,20 @@ def _meter_lines(meter: Mapping[str, Any]) -> list[str]:
     for left in meter["left_out"]:
         lines += [f"  left out: {left['what']}: {left['why']}", *_try(left["remedy"])]
     return lines
+
+
+def _calibration_lines(calibration: Mapping[str, Any]) -> list[str]:
+    lines = ["Idle power"]
+    if "error" in calibration:
+        lines.append(f"  {calibration['error']}")
+    for device in calibration["devices"]:
+        told = device["why"]
+        if device["idle_watts"] is not None:
+            told = f"{device['idle_watts']:.3f} W  u {device['u_relative']:.1%}  {device['at'][:10]}"
+            told += f", older than {STALE_DAYS} days" if device["stale"] else ""
+            told += ", by force on a machine in use" if device["forced"] else ""
+        lines.append(f"  {device['device_id']:<28} {told}")
+    return [*lines, *_try(calibration["remedy"])]
 
 
 def _cpu_lines(cpu: Mapping[str, Any]) -> list[str]:

@@ -14,10 +14,11 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final
 
 from joulebook.binding import Machine, Party, Scene, claims, measure, reassign
+from joulebook.calibration import FORCED, Calibration, book_name, load
 from joulebook.cgroup import Limit, cgroup_of, cpu_limit, cpus_of, machine_cpus, machine_memory, memory_limit, memory_of
 from joulebook.clock import Offset, boottime_ns
 from joulebook.clock import offset as clock_offset
-from joulebook.errors import BadInput
+from joulebook.errors import BadInput, JoulebookError
 from joulebook.folder import MarksFile, MarksFolder
 from joulebook.history import DeviceHistory, History
 from joulebook.marks import Line
@@ -89,6 +90,7 @@ class Sampler:
     devices: dict[str, DeviceHistory] = field(default_factory=dict)
     nodes: dict[str, Remainder] = field(default_factory=dict)
     telemetry: Telemetry | None = None
+    calibration: Calibration = field(init=False)
     processes: ProcessTable = field(init=False)
     book: RunBook = field(init=False)
     edge: int = 0
@@ -117,30 +119,49 @@ class Sampler:
     def __post_init__(self) -> None:
         self.processes = ProcessTable(self.roots.proc, usage=cgroup_of("self", self.roots).usage)
         self.book = RunBook(self.machine_id, self.boot_id)
+        self.calibration = self._load_calibration()
         for meter in self.meters:
             for device in meter.devices:
-                self.devices[device.device_id] = self._history(meter.name, self._named(device))
+                self.devices[device.device_id] = self._history(meter.name, book_name(device, self.machine_id))
         self._told = {meter.name: meter.devices for meter in self.meters}
         self._followers = [meter for meter in self.meters if isinstance(meter, Follower)]
         self._divide_nodes()
         self._plan_quick()
 
-    def _named(self, device: Device) -> Device:
-        """A device under its name in the book: a board has its own, a part of a machine the machine's."""
-        whose = "" if device.component is Component.GPU else f"{self.machine_id}/"
-        return replace(device, device_id=whose + device.device_id)
+    def _load_calibration(self) -> Calibration:
+        """Idle powers as calibrated; a damaged file stops no metering."""
+        try:
+            return load(self.folder.home, self.machine_id, self.roots)
+        except JoulebookError as error:
+            print(error.lines("agent"), file=sys.stderr)
+            return Calibration(self.machine_id, "")
 
-    def _history(self, meter: str, device: Device) -> DeviceHistory:
-        return DeviceHistory(device, meter, self.settings.sample_ns, self._capacity(device.component))
+    def _history(self, meter: str, device: Device, parts: Collection[str] = ()) -> DeviceHistory:
+        history = DeviceHistory(device, meter, self.settings.sample_ns, self._capacity(device.component))
+        self._set_idle(history, parts)
+        return history
+
+    def _set_idle(self, history: DeviceHistory, parts: Collection[str] = ()) -> None:
+        """Separate the device's idle energy by its calibration, if that is of the device as it is read now."""
+        idle, misfit = self.calibration.fit(history.device, history.meter, parts)
+        history.idle_watts = None if idle is None else idle.idle_watts
+        if idle is not None and idle.forced:
+            history.device = replace(history.device, note="; ".join(filter(None, (history.device.note, FORCED))))
+        if misfit:
+            print(
+                f"joulebook agent: {history.device.device_id}: {misfit}: its idle energy is not separated\n"
+                "  try: joulebook calibrate",
+                file=sys.stderr,
+            )
 
     def _divide_nodes(self) -> None:
         """A node that contains metered parts is booked as what it draws beyond them."""
         for device_id, whole in list(self.devices.items()):
-            parts = [h for h in self.devices.values() if h.device.parent == device_id]
+            parts = {own_id: h for own_id, h in self.devices.items() if h.device.parent == device_id}
             if parts:
-                left = self._history(whole.meter, remainder_device(whole.device))
+                left = self._history(whole.meter, remainder_device(whole.device), parts)
                 left.whole = whole
-                self.nodes[device_id] = Remainder(whole, parts, left)
+                self.nodes[device_id] = Remainder(whole, list(parts.values()), left)
                 self.devices[device_id] = left
 
     def _capacity(self, component: Component) -> float | None:
@@ -230,7 +251,8 @@ class Sampler:
         for device in devices:
             history = self.devices.get(device.device_id)
             if history is not None and history.whole is None:
-                history.device = replace(self._named(device), parent=history.device.parent)
+                history.device = replace(book_name(device, self.machine_id), parent=history.device.parent)
+                self._set_idle(history)
         self._plan_quick()
 
     def scan(self, now: int, *, promptly: bool = True) -> None:
@@ -417,6 +439,7 @@ class Sampler:
             if not self._close_devices(end, now, force=force):
                 break
             self.edge = end
+            self._note_unread(end)
             self.plan_grid(end)
             closed = True
         self.ends = [t for t in self.ends if t > self.edge]
@@ -428,6 +451,7 @@ class Sampler:
         if now > self.edge:
             self._close_devices(now, now, force=True)
             self.edge = now
+            self._note_unread(now)
             self.plan_grid(now)
 
     def _close_devices(self, end: int, now: int, *, force: bool) -> bool:
@@ -447,6 +471,19 @@ class Sampler:
             self._bind(scene, history, history.edge, until, clocks)
             history.edge = until
         return not waiting
+
+    def _note_unread(self, end: int) -> None:
+        """A run that has ended says which devices had told nothing for long by then: no row of it does."""
+        for state in self.book.runs.values():
+            run = state.run
+            if run.ended_ns is None or run.boot_id != self.boot_id or state.unread_told or run.ended_ns > end:
+                continue
+            state.unread_told = True
+            for history in self.devices.values():
+                unread = run.ended_ns - max(history.edge, run.started_ns)
+                if unread > self.settings.sample_ns + history.device.step_ns:
+                    said = f"not read up to its end: {history.missing(unread)}, unless a later measurement claims them"
+                    state.note(f"{history.device.device_id}: {said}")
 
     def _bind(self, scene: Scene, history: DeviceHistory, start: int, end: int, clocks: Offset) -> None:
         rows = measure(scene, [history], start, end, clocks, _minutes(start, end, clocks))

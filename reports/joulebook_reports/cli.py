@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from joulebook.errors import JoulebookError
+from joulebook.rows import Policy
 from joulebook.runs import UNREADABLE
-
-if TYPE_CHECKING:
-    from joulebook.rows import Policy
-
-POLICIES = ["reserved", "utilisation"]
 
 
 @click.group(invoke_without_command=True)
@@ -34,7 +30,9 @@ def report(ctx: click.Context) -> None:
 def _shared(command: Callable[..., None]) -> Callable[..., None]:
     """The options that every report takes."""
     options = (
-        click.option("--policy", type=click.Choice(POLICIES), help="How shared devices are divided."),
+        click.option(
+            "--policy", type=click.Choice([policy.value for policy in Policy]), help="How shared devices are divided."
+        ),
         click.option("--as-of", metavar="TIME", help="What was known then, ISO 8601. Default: all that is known."),
         click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/reference/report.md)."),
         click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write one HTML page."),
@@ -137,8 +135,6 @@ def dumped(document: dict[str, Any]) -> str:
 
 
 def _policy(name: str | None) -> Policy | None:
-    from joulebook.rows import Policy
-
     return None if name is None else Policy(name)
 
 
