@@ -84,22 +84,35 @@ class Lease:
 
 def take_lease(home: Home) -> Lease | None:
     """The lease of this machine's meters, None when another process has it."""
+    fd = open_lease(home)
+    lease = try_lease(fd)
+    if lease is None:
+        os.close(fd)
+    return lease
+
+
+def open_lease(home: Home) -> int:
+    """A descriptor of the lock file, for who asks again and again."""
     path = lease_path(home)
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise JoulebookError(
             f"cannot open {path}: {error.strerror}", "run the agent as the user who made it, or as root"
         ) from error
+
+
+def try_lease(fd: int) -> Lease | None:
+    """The lease, None when another process has it: then the descriptor stays the caller's."""
     try:
         lock(fd, METERS)
     except BlockingIOError:
-        os.close(fd)
         return None
     except OSError as error:
         os.close(fd)
         raise JoulebookError(
-            f"{path} cannot be locked: {error.strerror}", "place JOULEBOOK_HOME on a file system with locks"
+            f"the agent's lease cannot be locked: {error.strerror}",
+            "place JOULEBOOK_HOME, or JOULEBOOK_MARKS, on a file system with locks",
         ) from error
     return Lease(fd)
 

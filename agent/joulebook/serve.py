@@ -19,7 +19,16 @@ from joulebook.errors import JoulebookError
 from joulebook.folder import MarksFolder
 from joulebook.home import Home, find_home
 from joulebook.identity import boot_id, machine_id
-from joulebook.lease import Lease, forget_other_boots, outbox_path, read_status, runs_are_taken, take_lease
+from joulebook.lease import (
+    Lease,
+    forget_other_boots,
+    open_lease,
+    outbox_path,
+    read_status,
+    runs_are_taken,
+    take_lease,
+    try_lease,
+)
 from joulebook.loop import Loop
 from joulebook.meters import Meter, MeterAbsent, Refused, open_meters, roots_from_environment
 from joulebook.outbox import Outbox
@@ -183,10 +192,12 @@ def _stand_by(home: Home, stop_fd: int) -> Lease | None:
         f"pid {status['pid']} of {status['machine']}" if "pid" in status and "machine" in status else "another agent"
     )
     print(f"joulebook agent: {owner} meters this machine ({home.agents}): standing by", file=sys.stderr, flush=True)
+    fd = open_lease(home)
     while not _is_readable(stop_fd, STANDBY_SECONDS):
-        if (lease := take_lease(home)) is not None:
+        if (lease := try_lease(fd)) is not None:
             print("joulebook agent: the other agent has ended: metering", file=sys.stderr, flush=True)
             return lease
+    os.close(fd)
     return None
 
 
