@@ -4,21 +4,26 @@
 
 In the same seconds: the floors (a Python process that only sleeps; one that also reads the same counters) and, where
 PYTHON has them (bench/peers.txt), other tools at 1 Hz. The agents keep their outbox on, and run neither exporter nor
-shipping (a scrape is counted apart, in bench/scrape.py). CPU time is the kernel's own count of each process in
-nanoseconds; the driver's cost is a simulated library's, not a real one's. Warm-up lasts until the agents' rows have
-begun to become final: grace is 30 s. Without a run an agent closes its spans and writes once a minute, so SECONDS
-should be whole minutes; where they are not, the table says so.
+shipping but for one that runs both (a scrape is counted apart, in bench/scrape.py). CPU time is the kernel's own count
+of each process in nanoseconds; the driver's cost is a simulated library's, not a real one's. Warm-up lasts until the
+agents' rows have begun to become final: grace is 30 s. Without a run an agent closes its spans and writes once a
+minute, so SECONDS should be whole minutes; where they are not, the table says so.
 """
 
+import re
+import socket
+import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.request import urlopen
 
 from benching.cost import cpu_ns, descendants, resident_mib, tree_cpu_ns
 from benching.node import JOULEBOOK, Node
 from benching.peers import Peer, start_peers
 from benching.results import Row, parser, tell
+from joulebook.metrics import SHIPPED_ROWS
 from joulebook.settings import IDLE_SPAN_SECONDS
 from joulebook.simulate import truth
 
@@ -29,7 +34,7 @@ RANKS, CHILDREN = 8, 4
 
 @dataclass
 class Contestant:
-    """A process whose cost is taken. whole: with all below it."""
+    """A process whose cost is taken. whole: with all below it.  scrape: a page that is asked for before memory is."""
 
     figure: str
     who: str
@@ -37,6 +42,8 @@ class Contestant:
     whole: bool = False
     most: float | None = None
     most_mib: float | None = None
+    scrape: str = ""
+    shipped: int | None = None
     rates: list[float] = field(default_factory=list)
     mib: float = 0.0
 
@@ -57,7 +64,8 @@ class Contestant:
 
     def memory_row(self) -> Row:
         """Its resident memory."""
-        return Row(f"resident, {self.figure}", self.who, self.mib, "MiB", most=self.most_mib)
+        note = "" if self.shipped is None else f"{self.shipped} rows shipped, one scrape"
+        return Row(f"resident, {self.figure}", self.who, self.mib, "MiB", most=self.most_mib, note=note)
 
 
 def observe(contestants: list[Contestant], seconds: float) -> None:
@@ -70,6 +78,9 @@ def observe(contestants: list[Contestant], seconds: float) -> None:
         for contestant, ns in zip(contestants, before, strict=True):
             contestant.rates.append((contestant.cpu_ns() - ns) / elapsed * 1000)
     for contestant in contestants:
+        if contestant.scrape:
+            page = urlopen(contestant.scrape, timeout=10).read().decode()
+            contestant.shipped = int(float(re.search(rf"^{SHIPPED_ROWS.name} (\S+)$", page, re.M)[1]))
         contestant.mib = resident_mib(descendants(contestant.pid) if contestant.whole else [contestant.pid])
 
 
@@ -85,6 +96,30 @@ def floors(node: Node, period: float, figure: str) -> list[Contestant]:
     ]
 
 
+def connected(node: Node, figure: str) -> Contestant:
+    """An agent that ships its rows over TLS and serves its metrics."""
+    folder = node.root / "collector"
+    collector = node.start(
+        [sys.executable, str(HERE / "collector.py"), str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    url = collector.stdout.readline().strip()
+    if not url:
+        raise SystemExit("the collector did not start")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    agent, _ = node.agent(
+        "connected",
+        1.0,
+        JOULEBOOK_COLLECTOR_URL=url,
+        JOULEBOOK_COLLECTOR_CA_FILE=str(folder / "ca.pem"),
+        JOULEBOOK_METRICS_ADDRESS=address,
+    )
+    return Contestant(figure, "joulebook agent", agent.pid, most_mib=32, scrape=f"http://{address}/metrics")
+
+
 def idle(seconds: float, warm: float, python: str | None) -> list[Row]:
     """No run: agents at 1 and 10 Hz, floors, peers."""
     with Node() as node:
@@ -96,6 +131,7 @@ def idle(seconds: float, warm: float, python: str | None) -> list[Row]:
             Contestant(ten, "joulebook agent", fast.pid, most=2.5, most_mib=20),
             *floors(node, 1.0, one),
             *floors(node, 0.1, ten),
+            connected(node, f"{one}, exporter and TLS shipping"),
         ]
         peers = start_peers(node, python, 1.0)
         contestants += [Contestant(one, p.title, p.process.pid, whole=True) for p in peers if p.process]
@@ -105,7 +141,7 @@ def idle(seconds: float, warm: float, python: str | None) -> list[Row]:
         rows = [contestant.cpu_row(short if "agent" in contestant.who else "") for contestant in contestants]
         rows += [Row(f"CPU, {one}", p.title, None, "ms/s", note=p.reason) for p in peers if not p.process]
         rows.append(ratio(f"CPU over sleeping only, {one}", contestants[0], contestants[2:3], most=3))
-        rows.append(ratio(f"CPU over the best peer's, {one}", contestants[0], contestants[6:]))
+        rows.append(ratio(f"CPU over the best peer's, {one}", contestants[0], contestants[7:]))
         rows += [contestant.memory_row() for contestant in contestants]
         return rows + [row for peer in peers if peer.process for row in saw(node, peer)]
 
