@@ -7,14 +7,11 @@ parts, and says so with an interval.
 
 from __future__ import annotations
 
-import csv
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from statistics import quantiles
 from typing import Final
 
 from joulebook.errors import BadInput
@@ -97,7 +94,7 @@ class ThreadPower:
 def read_cpu(roots: Roots) -> Cpu:
     """The first CPU of /proc/cpuinfo. An unreadable file is an unknown CPU."""
     try:
-        text = (roots.proc / "cpuinfo").read_text()
+        text = (roots.proc / "cpuinfo").read_text(errors="replace")
     except OSError:
         text = ""
     fields = {}
@@ -136,7 +133,8 @@ def thread_power(cpu: Cpu, environ: Mapping[str, str] = os.environ) -> ThreadPow
 
 def find_part(model: str) -> Part | None:
     """The table's row of that CPU, None when there is none. Names are compared without case, marks and vendor."""
-    return _by_name().get(plain_name(model))
+    wanted = plain_name(model)
+    return next((part for part in parts_table() if plain_name(part.model) == wanted), None)
 
 
 def plain_name(model: str) -> str:
@@ -154,8 +152,8 @@ def unknown_power(cpu: Cpu) -> ThreadPower:
     The 10th to 90th percentile is taken as that of a normal distribution:
     u_relative = (p90 - p10) / (2 x 1.2816) / median.
     """
-    parts = [p for p in parts_table() if p.is_server and p.vendor == cpu.vendor]
-    parts = parts or [p for p in parts_table() if p.is_server]
+    servers = [p for p in parts_table() if p.is_server]
+    parts = [p for p in servers if p.vendor == cpu.vendor] or servers
     low, median, high = percentiles([p.tdp_watts / p.likely_threads for p in parts])
     whose = parts[0].vendor if cpu.vendor == parts[0].vendor else "all"
     return ThreadPower(
@@ -171,20 +169,22 @@ def unknown_power(cpu: Cpu) -> ThreadPower:
 
 def percentiles(values: Sequence[float]) -> tuple[float, float, float]:
     """10th, 50th and 90th percentile, linear between order statistics. values: two or more."""
-    tenths = quantiles(values, n=10, method="inclusive")
-    return tenths[0], tenths[4], tenths[8]
+    ordered = sorted(values)
+
+    def at(part: float) -> float:
+        below, beyond = divmod(part * (len(ordered) - 1), 1)
+        i = min(int(below), len(ordered) - 2)
+        return ordered[i] + (ordered[i + 1] - ordered[i]) * (beyond if i == below else 1.0)
+
+    return at(0.1), at(0.5), at(0.9)
 
 
-@cache
-def parts_table() -> tuple[Part, ...]:
-    """The rows of the CPU table."""
+def parts_table() -> Iterator[Part]:
+    """The rows of the CPU table, read anew: they are needed once, and kept they would cost the agent a megabyte."""
+    import csv
+
     with TABLE.open(newline="") as file:
-        return tuple(_part(row) for row in csv.DictReader(file))
-
-
-@cache
-def _by_name() -> dict[str, Part]:
-    return {plain_name(part.model): part for part in parts_table()}
+        yield from (_part(row) for row in csv.DictReader(file))
 
 
 def _part(row: Mapping[str, str]) -> Part:
