@@ -16,11 +16,11 @@ from joulebook.inotify import Inotify
 from joulebook.lease import write_status
 from joulebook.meters import Refused
 from joulebook.sampler import Sampler
-from joulebook.snapshot import ShippingState
 from joulebook.units import NS_PER_SECOND
 
 if TYPE_CHECKING:
     from joulebook.shipping import Shipper
+    from joulebook.snapshot import ShippingState
 
 FIRST_RUN_SECONDS: Final = 30
 """An agent that was started for a run waits this long for it."""
@@ -216,6 +216,8 @@ class Loop:
         """How shipping goes, None where nothing is shipped."""
         if self.shipper is None:
             return None
+        from joulebook.snapshot import ShippingState
+
         status = self.shipper.status
         return ShippingState(status.rows, status.failures, status.acknowledged_at_us)
 

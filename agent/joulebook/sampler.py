@@ -30,12 +30,12 @@ from joulebook.remainder import Remainder, remainder_device
 from joulebook.rows import NO_PHASE, Body, Component, Measurement, Method, Reassignment, Run, from_wire, to_wire
 from joulebook.runs import UNREADABLE, RunBook, RunState, mark_row
 from joulebook.settings import IDLE_SPAN_SECONDS, SPAN_SECONDS, Settings
-from joulebook.snapshot import DeviceState, OutboxState, ShippingState
 from joulebook.spans import grid_cuts
 from joulebook.split import split
 from joulebook.units import NS_PER_SECOND, NS_PER_US, US_PER_SECOND
 
 if TYPE_CHECKING:
+    from joulebook.snapshot import ShippingState
     from joulebook.telemetry import Telemetry
 
 SETTLE_NS: Final = 1_100_000_000
@@ -722,6 +722,8 @@ class Sampler:
         """A snapshot for the exporters."""
         if self.telemetry is None:
             return
+        from joulebook.snapshot import DeviceState, OutboxState  # an agent without exporters does without them
+
         self.digest()
         devices = tuple(
             DeviceState(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import select
@@ -156,8 +157,7 @@ def _meter(agent: _Agent, lease: Lease) -> bool:
             sampler.telemetry = agent.telemetry
         sampler.start()
         idle = None if agent.until_idle_seconds is None else int(agent.until_idle_seconds * NS_PER_SECOND)
-        gc.collect()
-        gc.freeze()  # what is there now stays: no later collection need look at it
+        _settle_memory()
         loop = Loop(sampler, home, agent.refused, idle, agent.stop_fd, shipper)
         loop.run()
         remember_ended(outbox, sampler.book)
@@ -172,6 +172,14 @@ def _meter(agent: _Agent, lease: Lease) -> bool:
         if shipper is not None:
             shipper.stop(SHIP_AT_END_SECONDS)
         outbox.close()
+
+
+def _settle_memory() -> None:
+    """What is there now stays: no later collection need look at it. What opening took is given back (glibc: 1 MiB)."""
+    gc.collect()
+    gc.freeze()
+    with suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _shipper(to: Destination | None, path: Path) -> Shipper | None:
