@@ -148,7 +148,7 @@ class DeviceHistory:
         elif reading.power_milliwatts is not None and previous.power_milliwatts is not None:
             self._integrate(previous, reading)
         elif (elapsed := reading.at_ns - previous.at_ns) > self.device.step_ns:
-            self._break(reading, f"told in another way since: {self._missing(elapsed)}")
+            self._break(reading, f"told in another way since: {self.missing(elapsed)}")
         self._read_ns = reading.at_ns
 
     def is_silent(self, now_ns: int) -> bool:
@@ -173,7 +173,7 @@ class DeviceHistory:
         device, elapsed = self.device, reading.at_ns - previous.at_ns
         silent = reading.at_ns - self._read_ns if self._read_ns else 0
         if device.method is Method.MODELLED and silent > self.longest_ns:
-            self._break(reading, f"nothing was sampled: {self._missing(silent)}")
+            self._break(reading, f"nothing was sampled: {self.missing(silent)}")
             return
         most = None if device.most_watts is None else device.most_watts * 1e6
         if most is not None:
@@ -236,7 +236,7 @@ class DeviceHistory:
         assert reading.power_milliwatts is not None
         elapsed = reading.at_ns - previous.at_ns
         if elapsed > self.longest_ns:
-            self._break(reading, f"power was not read: {self._missing(elapsed)}")
+            self._break(reading, f"power was not read: {self.missing(elapsed)}")
             return
         now, before = reading.power_milliwatts, previous.power_milliwatts
         self._picojoules += (now * 2 if self.device.averaged else now + before) * elapsed // 2
@@ -244,7 +244,7 @@ class DeviceHistory:
         self.jumps.append((reading.at_ns, abs(now - before) * elapsed / 1e6))
         self.history.add(reading.at_ns, self._total)
 
-    def _missing(self, elapsed_ns: int) -> str:
+    def missing(self, elapsed_ns: int) -> str:
         """Bounds of what a device drew while nothing was read: its idle power, or 0, and its limit."""
         seconds, device = elapsed_ns / 1e9, self.device
         most = device.limit_watts if device.limit_watts is not None else device.most_watts

@@ -29,7 +29,7 @@ class RunState:
     of a job may have one; their word on the outcome is final (judged).  provisional: its start is not known yet.
     restart: how often the job's launcher has started it again.  former: processes of an earlier start, whose end
     does not count.  left_ns, left_us: when the last process that decides left, so far.  unmetered: no agent was there
-    for a part of it.
+    for a part of it.  unread_told: it says which devices told nothing up to its end.
     """
 
     run: Run
@@ -44,6 +44,7 @@ class RunState:
     failed: bool = False
     died: bool = False
     unmetered: bool = False
+    unread_told: bool = False
     changed: bool = True
 
     @property
@@ -245,6 +246,7 @@ class RunBook:
             state.left_ns, state.left_us = at_ns, at_us
         left = state.launchers & state.holders if state.launchers else state.holders
         if state.open and not left:
+            state.unread_told = False
             interrupted = state.died or state.unmetered
             status = Status.INTERRUPTED if interrupted else Status.FAILED if state.failed else Status.OK
             ended_ns = max(state.left_ns, state.run.started_ns + 1)
@@ -254,7 +256,7 @@ class RunBook:
 
 def _ended(run: Run) -> RunState:
     """The state of a run that an earlier agent saw end."""
-    return RunState(run, left_ns=run.ended_ns or 0, left_us=run.ended_at_us or 0)
+    return RunState(run, left_ns=run.ended_ns or 0, left_us=run.ended_at_us or 0, unread_told=True)
 
 
 def _begin(state: RunState, line: Line) -> None:

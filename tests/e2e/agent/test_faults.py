@@ -1,0 +1,110 @@
+"""Real faults under a real run, one at a time (docs/faults.md).
+
+Totals are conserved, gaps are told with bounds, nothing is double, the job is untouched.
+
+Short here; as long as they are named in the table by ``make soak``.
+"""
+
+import os
+import re
+import signal
+import time
+
+import pytest
+from faults import assert_true, assert_unbroken, lawful_rows, start_job
+from joulebook.clock import boottime_ns
+
+pytestmark = pytest.mark.slow
+soak = pytest.mark.soak
+
+
+def bounds(note):
+    """The joules that a note says are missing, at least and at most."""
+    least, most = re.search(r"(\d+) to (\d+) J", note).groups()
+    return int(least), int(most)
+
+
+def assert_kept(document):
+    kept = document["conservation"]
+    assert kept["measured"] == kept["runs"] + kept["idle"] + kept["unattributed"]
+
+
+@pytest.mark.parametrize("seconds", [8, pytest.param(60, marks=soak)])
+def test_an_agent_that_is_stopped_claims_counters_and_says_that_it_looked_away(simulated, seconds):
+    simulated.powercap("--packages", "1", "--dram", "--curve", "square:50,150,3")
+    simulated.nvml("--gpus", "1", "--curve", "square:100,400,3")
+    job = start_job(simulated, seconds + 8)
+    agent = simulated.agent_pid()
+    time.sleep(3)
+    os.kill(agent, signal.SIGSTOP)
+    time.sleep(seconds)
+    os.kill(agent, signal.SIGCONT)
+    document, run = job.end(simulated)
+    rows = lawful_rows(simulated)
+    assert_true(simulated, rows)
+    assert_kept(document)
+    hidden = (1 - document["coverage"]) * (run.ended_ns - run.started_ns) / 1e9
+    assert seconds - 1 <= hidden <= seconds + 2.5
+    claimed = [note for note in document["notes"] if "without a reading" in note]
+    assert len(claimed) == 3, "each device says so"
+    for device in ("rapl:package-0", "rapl:package-0/dram", "GPU-"):
+        assert any(device in note for note in claimed)
+
+
+@pytest.mark.parametrize("seconds", [8, pytest.param(60, marks=soak)])
+def test_an_agent_that_is_stopped_makes_up_no_power_that_it_did_not_read(simulated, seconds):
+    simulated.nvml("--gpus", "1", "--curve", "constant:200", "--no-energy-counter")
+    simulated.environ["JOULEBOOK_METERS"] = "nvml"
+    job = start_job(simulated, seconds + 8)
+    agent = simulated.agent_pid()
+    time.sleep(3)
+    os.kill(agent, signal.SIGSTOP)
+    time.sleep(seconds)
+    os.kill(agent, signal.SIGCONT)
+    document, run = job.end(simulated)
+    rows = lawful_rows(simulated)
+    assert_true(simulated, rows, rel=0.02)
+    assert_kept(document)
+    (note,) = [note for note in document["notes"] if "power was not read" in note]
+    (true,) = simulated.truth(run.started_ns, run.ended_ns).values()
+    (measured,) = document["devices"].values()
+    least, most = bounds(note)
+    assert least <= true - measured <= most
+    assert true - measured == pytest.approx(200 * seconds, abs=200 * 2.5)
+    assert document["coverage"] < 1
+
+
+def test_a_gpu_that_is_lost_is_claimed_when_it_returns_and_bounded_when_it_does_not(simulated):
+    simulated.nvml("--gpus", "3", "--curve", "constant:200", "--lose", "1:6:11", "--lose", "2:8")
+    lost_at = boottime_ns() + 8 * 10**9
+    simulated.environ["JOULEBOOK_METERS"] = "nvml"
+    document, run = start_job(simulated, 20).end(simulated)
+    rows = lawful_rows(simulated)
+    assert_kept(document)
+    whole, back, gone = sorted(document["devices"])
+    assert_true(simulated, rows, but=(gone,))
+    assert_unbroken(rows, whole)
+    assert_unbroken(rows, back)
+    (note,) = [note for note in document["notes"] if "without a reading" in note]
+    assert note.startswith(back)
+    (note,) = [note for note in document["notes"] if "not read up to its end" in note]
+    assert note.startswith(gone)
+    least, most = bounds(note)
+    true = simulated.truth(run.started_ns, run.ended_ns)[gone]
+    assert least <= true - document["devices"][gone] <= most
+    assert document["coverage"] == pytest.approx((lost_at - run.started_ns) / (run.ended_ns - run.started_ns), abs=0.1)
+
+
+def test_a_gpu_that_is_away_for_the_whole_run_is_not_passed_over(simulated):
+    simulated.nvml("--gpus", "2", "--curve", "constant:200", "--lose", "1:4")
+    simulated.environ["JOULEBOOK_METERS"] = "nvml"
+    simulated.start("agent")
+    simulated.agent_pid()
+    time.sleep(6)
+    document, run = start_job(simulated, 4).end(simulated)
+    lawful_rows(simulated)
+    (note,) = [note for note in document["notes"] if "not read up to its end" in note]
+    least, most = bounds(note)
+    drawn = simulated.truth(run.started_ns, run.ended_ns)
+    assert any(least <= joules <= most for device, joules in drawn.items() if note.startswith(device))
+    assert document["energy_joules"]["gpu"] == pytest.approx(drawn[next(iter(document["devices"]))], rel=0.03)
