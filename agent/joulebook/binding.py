@@ -11,9 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
+from joulebook.cgroup import Limit
 from joulebook.clock import Offset
 from joulebook.history import DeviceHistory, History
 from joulebook.meters import Device
+from joulebook.reservations import reservations
 from joulebook.rows import Component, Measurement, Method, Policy, Share, ShareKind, Weights
 from joulebook.split import split
 from joulebook.timeline import State, Stretch, Timeline, edges
@@ -35,8 +37,7 @@ U_ALIASED = 0.25
 class Party:
     """One marking process as binding sees it.
 
-    reserved_cpus, reserved_bytes: what its control group limits its run to, None when it is not limited.
-    cpu_group, memory_group: the control groups that set these limits; runs in one group share its limit.
+    cpus, memory: the limits of its control groups, None where it has none; runs in one group share its limit.
     gpus: ids of the devices, or of their slices, that are visible to the run, None for all.
     """
 
@@ -47,10 +48,8 @@ class Party:
     cpu: History
     launcher: bool = False
     rank: int | None = None
-    reserved_cpus: float | None = None
-    reserved_bytes: int | None = None
-    cpu_group: str = ""
-    memory_group: str = ""
+    cpus: Limit | None = None
+    memory: Limit | None = None
     gpus: frozenset[str] | None = None
 
 
@@ -250,18 +249,10 @@ def _reservations(history: DeviceHistory, stays: Sequence[_Stay]) -> dict[str, f
     for stay in stays:
         if _may_use(stay.party, history.device):
             runs.setdefault(stay.party.root_run_id, []).append(stay)
-    limits = {run: limit for run, members in runs.items() if (limit := _limit(members, history)) is not None}
-    sharers: dict[str, int] = {}
-    for group, _ in limits.values():
-        sharers[group] = sharers.get(group, 0) + 1
-    each_of = {run: (limit / sharers[group] if group else limit) for run, (group, limit) in limits.items()}
-    over = max(1.0, sum(each_of.values()))
-    limited = {run: limit / over for run, limit in each_of.items()}
-    free = len(runs) - len(limited)
-    each = (1.0 - sum(limited.values())) / free if free else 0.0
+    reserved = reservations({run: _limit(members, history) for run, members in runs.items()}, 1.0)
     fractions: dict[str, float] = {}
     for run, members in runs.items():
-        whole = limited.get(run, each) * max(stay.presence for stay in members)
+        whole = reserved[run] * max(stay.presence for stay in members)
         chosen = _claimants(members)
         total = sum(stay.presence for stay in chosen)
         for stay in chosen:
@@ -275,27 +266,20 @@ def _may_use(party: Party, device: Device) -> bool:
     return device.device_id in party.gpus or any(part in party.gpus for part in device.partitions)
 
 
-def _limit(members: Sequence[_Stay], history: DeviceHistory) -> tuple[str, float] | None:
-    """What limits a run, and the fraction of a device that it leaves it; None when that is all of it."""
+def _limit(members: Sequence[_Stay], history: DeviceHistory) -> Limit | None:
+    """The group that limits a run, and the fraction of a device that it leaves it; None where nothing limits it."""
     device = history.device
     if device.partitions:
         return _slices(members, device)
     if history.capacity is None:
         return None
     memory = device.component is Component.DRAM
-    parties = [stay.party for stay in members]
-    limits: list[tuple[float, str]]
-    if memory:
-        limits = [(p.reserved_bytes, p.memory_group) for p in parties if p.reserved_bytes is not None]
-    else:
-        limits = [(p.reserved_cpus, p.cpu_group) for p in parties if p.reserved_cpus is not None]
-    if not limits:
-        return None
-    least, group = min(limits)
-    return None if least >= history.capacity else (group, least / history.capacity)
+    limits = [limit for stay in members if (limit := stay.party.memory if memory else stay.party.cpus) is not None]
+    least = min(limits, key=lambda limit: (limit.amount, limit.group), default=None)
+    return None if least is None else Limit(least.group, least.amount / history.capacity)
 
 
-def _slices(members: Sequence[_Stay], device: Device) -> tuple[str, float]:
+def _slices(members: Sequence[_Stay], device: Device) -> Limit:
     """The slices that a run sees, and the fraction of the device that they are together; all when it sees the board."""
     seen = {
         part
@@ -303,7 +287,7 @@ def _slices(members: Sequence[_Stay], device: Device) -> tuple[str, float]:
         for part in device.partitions
         if stay.party.gpus is None or device.device_id in stay.party.gpus or part in stay.party.gpus
     }
-    return " ".join(sorted(seen)), sum(device.partitions[part] for part in seen)
+    return Limit(" ".join(sorted(seen)), sum(device.partitions[part] for part in seen))
 
 
 def _claimants(members: Sequence[_Stay]) -> list[_Stay]:

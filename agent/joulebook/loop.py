@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from joulebook.clock import boottime_ns
 from joulebook.home import Home
 from joulebook.inotify import Inotify
-from joulebook.lease import write_status
+from joulebook.lease import Lease, write_status
 from joulebook.meters import Refused
 from joulebook.sampler import Sampler
 from joulebook.units import NS_PER_SECOND
@@ -88,6 +88,7 @@ class Loop:
     refused: Sequence[Refused]
     until_idle_ns: int | None
     stop_fd: int
+    lease: Lease
     shipper: Shipper | None = None
     inotify: Inotify | None = field(init=False)
     timing: Timing = field(default_factory=Timing)
@@ -119,13 +120,23 @@ class Loop:
         self.idle_since = now + (FIRST_RUN_SECONDS * NS_PER_SECOND if self.until_idle_ns else 0)
         self._plan_burst(now)
         self.tell()
-        while not self._is_over(now):
+        while not (self._is_over(now) and self._may_end()):
             events = poll.poll(max(0, -((now - self._due(now)) // 1_000_000)))
             if any(fd == self.stop_fd for fd, _ in events):
                 break
             now = boottime_ns()
             self.step(now, marks_may_be_new=bool(events))
         self.finish()
+
+    def _may_end(self) -> bool:
+        """No run begins from now on, and none did a moment ago; else it goes on."""
+        self.lease.refuse_runs()
+        self.sampler.read_marks()
+        if not self.sampler.book.any_open():
+            return True
+        self.lease.take_runs()
+        self.wake_wanted = True
+        return False
 
     def _due(self, now: int) -> int:
         due = min(self.next_tick, self.next_quick)
@@ -145,7 +156,8 @@ class Loop:
         sampler = self.sampler
         tick = now >= self.next_tick
         edge = now >= sampler.grid and sampler.grid != self.scanned
-        new = self._read_marks(marks_may_be_new, everything=tick and now - self.all_marks >= ALL_MARKS_NS)
+        all_due = self.home.shared is not None or now - self.all_marks >= ALL_MARKS_NS
+        new = self._read_marks(marks_may_be_new, everything=tick and all_due)
         self.wake_wanted |= new  # a wake may be put off, never left out
         wake = self.wake_wanted and now - self.last_wake >= LEAST_WAKE_NS
         if tick or wake or (self.burst and self.burst[0] <= now):

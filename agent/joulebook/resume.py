@@ -15,12 +15,16 @@ def ended_runs(outbox: Outbox) -> dict[str, Run]:
     return {run.run_id: run for run in runs}
 
 
+def lately_ended(book: RunBook) -> list[Run]:
+    """The runs that ended last, for the next agent."""
+    now = {run_id: state.run for run_id, state in book.runs.items() if not state.open}
+    return sorted((book.ended | now).values(), key=lambda run: run.ended_at_us or 0)[-REMEMBERED_RUNS:]
+
+
 def remember_ended(outbox: Outbox, book: RunBook) -> None:
     """Keep the runs that ended last for the next agent. A disk that refuses costs a note, and no joule."""
-    now = {run_id: state.run for run_id, state in book.runs.items() if not state.open}
-    runs = sorted((book.ended | now).values(), key=lambda run: run.ended_at_us or 0)[-REMEMBERED_RUNS:]
     with contextlib.suppress(OSError):
-        outbox.write(state={"ended": [to_wire(run) for run in runs]})
+        outbox.write(state={"ended": [to_wire(run) for run in lately_ended(book)]})
 
 
 def leave_counters(outbox: Outbox) -> None:

@@ -27,6 +27,7 @@ from joulebook.outbox import Outbox, OutboxStatus
 from joulebook.processes import Actor, ProcessTable
 from joulebook.record import start_of_run_record
 from joulebook.remainder import Remainder, remainder_device
+from joulebook.resume import lately_ended
 from joulebook.rows import NO_PHASE, Body, Component, Measurement, Method, Reassignment, Run, from_wire, to_wire
 from joulebook.runs import UNREADABLE, RunBook, RunState, mark_row
 from joulebook.settings import IDLE_SPAN_SECONDS, SPAN_SECONDS, Settings
@@ -510,10 +511,8 @@ class Sampler:
                     cpu=actor.cpu if actor is not None else History(),
                     launcher=file.launcher,
                     rank=file.rank,
-                    reserved_cpus=None if cpus is None else cpus.amount,
-                    reserved_bytes=None if memory is None else int(memory.amount),
-                    cpu_group="" if cpus is None else cpus.group,
-                    memory_group="" if memory is None else memory.group,
+                    cpus=cpus,
+                    memory=memory,
                     gpus=None if gpus is None else frozenset(gpus),
                 )
             )
@@ -621,6 +620,7 @@ class Sampler:
         state: dict[str, Any] = {
             "marks": self.folder.offsets,
             "runs": [to_wire(state.run) for state in self.book.runs.values() if state.open],
+            "ended": [to_wire(run) for run in lately_ended(self.book)],
         }
         if self.devices:  # without meters (recovery) the last agent's counters stay on record
             cpu = {key: [actor.cpu.value_at(self.edge), actor.carried] for key, actor in self.processes.actors.items()}

@@ -33,7 +33,7 @@ from joulebook.lease import (
 from joulebook.loop import Loop
 from joulebook.meters import Meter, MeterAbsent, Refused, open_meters, roots_from_environment
 from joulebook.outbox import Outbox
-from joulebook.resume import ended_runs, leave_counters, remember_ended
+from joulebook.resume import ended_runs, leave_counters
 from joulebook.sampler import Sampler
 from joulebook.settings import Settings, settings_from_environment
 from joulebook.units import NS_PER_SECOND
@@ -158,16 +158,12 @@ def _meter(agent: _Agent, lease: Lease) -> bool:
         sampler.start()
         idle = None if agent.until_idle_seconds is None else int(agent.until_idle_seconds * NS_PER_SECOND)
         _settle_memory()
-        loop = Loop(sampler, home, agent.refused, idle, agent.stop_fd, shipper)
+        loop = Loop(sampler, home, agent.refused, idle, agent.stop_fd, lease, shipper)
         loop.run()
-        remember_ended(outbox, sampler.book)
         if agent.telemetry is not None:
             sampler.publish(boottime_ns(), loop.shipping())
             agent.telemetry.leave(outbox)
-        if _is_readable(agent.stop_fd, 0.0):
-            return False
-        lease.refuse_runs()
-        return bool(sampler.book.open_ids()) or folder.joined_unseen()
+        return not _is_readable(agent.stop_fd, 0.0) and folder.joined_unseen()
     finally:
         if shipper is not None:
             shipper.stop(SHIP_AT_END_SECONDS)

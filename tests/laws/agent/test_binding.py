@@ -6,6 +6,7 @@ from builders import counter_history, cpu_history, line, measured
 from hypothesis import given
 from hypothesis import strategies as st
 from joulebook.binding import Machine, Party, reassign
+from joulebook.cgroup import Limit
 from joulebook.clock import Offset
 from joulebook.rows import Policy, Reassignment
 from joulebook.split import resplit
@@ -47,7 +48,8 @@ def worlds(draw):
         cpu = cpu_history((0, 0), (10 * S, used))
         limit = draw(st.sampled_from([None, 1.0, 3.0, 8.0]))
         run_id = f"r{i}"
-        parties.append(Party(run_id, run_id, run_id, draw(timelines(run_id)), cpu, reserved_cpus=limit))
+        cpus = None if limit is None else Limit(f"/r{draw(st.integers(0, i))}", limit)
+        parties.append(Party(run_id, run_id, run_id, draw(timelines(run_id)), cpu, cpus=cpus))
     machine_cpu = cpu_history((0, 0), (10 * S, total + draw(st.integers(0, 8)) * S))
     return Machine("m", "b", machine_cpu, S, policy=draw(st.sampled_from(Policy))), parties
 

@@ -1,9 +1,12 @@
 """Binding marks to joules: cuts at changes of state, reservations, CPU seconds, GPUs by who uses them."""
 
 import pytest
-from builders import claimed, counter_history, cpu_history, line, measured
+from builders import claimed, counter_history, cpu_history, device, line, measured
 from joulebook.binding import Machine, Party, reassign
+from joulebook.cgroup import Limit
 from joulebook.clock import Offset
+from joulebook.history import DeviceHistory
+from joulebook.meters import Reading
 from joulebook.rows import Component, Method, Policy, Share, ShareKind
 from joulebook.timeline import Timeline
 
@@ -73,7 +76,7 @@ def test_two_runs_without_limits_reserve_a_half_each():
 
 
 def test_a_limited_run_reserves_its_limit_and_others_what_it_leaves():
-    limited = party("a", line("join", 1, 0, run="a"), reserved_cpus=2.0)
+    limited = party("a", line("join", 1, 0, run="a"), cpus=Limit("/a", 2.0))
     free = party("b", line("join", 1, 0, run="b"))
     history = constant(100)
     history.capacity = 8.0
@@ -141,3 +144,33 @@ def test_moves_turn_the_old_shares_into_the_new_ones():
 
     moves = reassign([share("", 70), share("a", 30)], [share("", 0), share("a", 45), share("b", 55)])
     assert [(mj, giver.run_id, taker.run_id) for mj, giver, taker in moves] == [(15, "", "a"), (55, "", "b")]
+
+
+def test_runs_in_one_limited_group_share_its_limit():
+    runs = [party(key, line("join", 1, 0, run=key), cpus=Limit("/pod", 2.0)) for key in ("a", "b")]
+    history = constant(100)
+    history.capacity = 8.0
+    shares = claimed(machine(), history, runs, S, 2 * S)
+    assert [s.weights.reserved_fraction for s in shares] == [0.125, 0.125, 0.75]
+
+
+def test_a_gpu_in_slices_is_reserved_by_the_slices_that_a_run_sees():
+    parts = {"MIG-a": 3 / 7, "MIG-b": 2 / 7, "MIG-c": 1 / 7}
+    history = constant(200, component=Component.GPU, device_id="GPU-0", partitions=parts)
+    runs = [party(key, line("join", 1, 0, run=key), gpus=frozenset({slice_})) for key, slice_ in
+            (("a", "MIG-a"), ("b", "MIG-b"))]  # fmt: skip
+    told = {s.run_id: s.weights.reserved_fraction for s in claimed(machine(), history, runs, S, 2 * S)}
+    assert told == pytest.approx({"a": 3 / 7, "b": 2 / 7, "": 2 / 7})
+
+
+def test_polled_power_of_a_short_phase_is_suspect_and_its_interval_wide():
+    values = {"component": Component.GPU, "method": Method.INTEGRATED, "device_id": "GPU-0"}
+    history = DeviceHistory(device(**values), "sim", S)
+    for t in range(0, 30 * S, S // 10):
+        history.add(Reading("GPU-0", t, power_milliwatts=200_000))
+    short = [line("begin", 2, 2 * S, phase="train"), line("end", 3, 6 * S, of=2)]
+    run = party("r", line("join", 1, 0, run="r"), *short)
+    rows = {row.started_ns: row for row in measured(machine(), [history], [run], S, 20 * S, OFFSET)}
+    assert "aliasing-suspect" in rows[2 * S].note
+    assert rows[2 * S].u_indep >= 0.25
+    assert "aliasing" not in rows[6 * S].note
