@@ -20,7 +20,7 @@ WAIT_SECONDS: Final = 30.0
 """How long a transaction of another process is waited for; all of them are short."""
 WRITER_WAITS_SECONDS: Final = 5.0
 """The same for the agent, which has meters to read: what it could not write is written with the next flush."""
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 LEAST_PAGES: Final = 48
 TRANSACTION_PAGES: Final = 64
 """Room in the write-ahead log for one large transaction, beyond the point at which it is taken into the file."""
@@ -29,26 +29,45 @@ RELEASE_PAGES: Final = 1024
 
 _LAYOUT = """
 create table open (id integer primary key, keys text not null, body blob not null);
+
 create table incarnation (
     opened integer primary key, id text not null, wire_id text not null, wire_seq integer not null
 );
+
 create table final (
     opened integer not null, first integer not null, last integer not null,
     wire_id text, wire_seq integer, names integer not null, body blob not null
 );
+
 create unique index queue on final (opened, first, last);
+
 create index sent on final (wire_id, wire_seq) where wire_id is not null;
+
 create table named (incarnation text not null, place integer not null, primary key (incarnation, place)) without rowid;
+
 create table sent_as (
     incarnation text not null, first integer not null, wire_id text not null, shift integer not null,
     primary key (incarnation, first)
 ) without rowid;
+
 create table refused (
     id integer primary key autoincrement, wire_id text not null, seq integer not null, reason text not null,
     body blob not null
 );
+
 create table state (key text primary key, value text not null) without rowid;
+
+insert into state values ('waiting', 0);
+
+create trigger more_wait after insert on final begin
+    update state set value = value + new.last - new.first + 1 where key = 'waiting';
+end;
+
+create trigger fewer_wait after delete on final begin
+    update state set value = value - old.last + old.first - 1 where key = 'waiting';
+end;
 """
+"""Statements, a blank line between. waiting: rows in the queue; in months of silence they are too many to count."""
 
 
 def new_id() -> str:
@@ -132,7 +151,7 @@ def _set_up(db: sqlite3.Connection, path: Path, most_bytes: int) -> None:
     if layout == 0:
         with Transaction(db):
             if _layout(db, path) == 0:  # nobody was quicker
-                for statement in _LAYOUT.split(";"):
+                for statement in _LAYOUT.split("\n\n"):
                     db.execute(statement)
                 db.execute(f"pragma user_version = {LAYOUT}")
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from joulebook.outbox_file import Transaction, count_state, new_id, release, unsynced
+from joulebook.outbox_file import Transaction, count_state, new_id, release, state_of, unsynced
 from joulebook.packing import deflate, first_wire, inflate, pack, unpack
 from joulebook.rows import Body, Reassignment
 
@@ -128,7 +128,7 @@ class Queue:
 
     def depth(self) -> int:
         """How many rows wait."""
-        count: int = self.db.execute("select coalesce(sum(last - first + 1), 0) from final").fetchone()[0]
+        count: int = state_of(self.db, "waiting")
         return count
 
     def oldest_us(self) -> int | None:

@@ -135,6 +135,7 @@ class Delivery(RuleBasedStateMachine):
         for row in {*map(spanned, self.book.values()), *map(spanned, self.outbox.bodies())} - {None}:
             found[row[0]] += row[-1]
         assert found == self.written
+        assert self.outbox.depth() == len(list(self.outbox.bodies()))
 
     @rule()
     def drain(self):
