@@ -52,8 +52,8 @@ class RunEnergy:
     component, phase, member, rank: where the run's own shares fell; child: energy of child runs, by run id.
     interval: component -> (low, high) at k = 2.  u_own: standard uncertainty (k = 1) of ``own``,
     in millijoules, all components together.  method: the worst method behind each component.
-    devices: device -> measured millijoules within the run's span, whoever used it.  conservation: over
-    whole measurements, those at the span's ends too.
+    devices: device -> measured millijoules within the run's span, whoever used it.  conservation: under the policy,
+    over whole measurements, those at the span's ends too.
     coverage: observed part of the run's span, the least covered device deciding.
     phase_seconds: phase -> seconds of the spans in which it has a share.
     """
@@ -91,16 +91,20 @@ class RunEnergy:
 
 def check_conservation(measurements: Iterable[Measurement]) -> Conservation:
     """The totals of law 1. Raises LedgerError on the first measurement whose shares do not exhaust it."""
+    return _conservation((m, m.shares) for m in measurements)
+
+
+def _conservation(divided: Iterable[tuple[Measurement, Sequence[Share]]]) -> Conservation:
     measured = 0
     by_kind = dict.fromkeys(ShareKind, 0)
-    for m in measurements:
-        if sum(share.millijoules for share in m.shares) != m.energy_millijoules:
+    for m, shares in divided:
+        if sum(share.millijoules for share in shares) != m.energy_millijoules:
             raise LedgerError(
                 f"the shares of {m.device_id} at {m.started_at_us} us do not sum to its {m.energy_millijoules} mJ",
                 "restore the ledger from a backup: a row was altered after it was written",
             )
         measured += m.energy_millijoules
-        for share in m.shares:
+        for share in shares:
             by_kind[share.kind] += share.millijoules
     return Conservation(measured, by_kind[ShareKind.RUN], by_kind[ShareKind.IDLE], by_kind[ShareKind.UNATTRIBUTED])
 
@@ -136,6 +140,7 @@ def run_energy(
     """
     wanted = {run.run_id, *children}
     inside = [m for m in measurements if _belongs(m, run, wanted)]
+    check_conservation(inside)
     split_again = [(m, m.shares if policy is None else resplit(m, policy)) for m in inside]
     own = [(m, share) for m, shares in split_again for share in shares if share.run_id == run.run_id]
     behind = _behind(own)
@@ -151,7 +156,7 @@ def run_energy(
         devices=_measured_by_device(run, inside),
         child=_total([(m, s) for m, ss in split_again for s in ss if s.run_id in children], lambda _, s: s.run_id),
         coverage=_coverage(run, inside),
-        conservation=check_conservation(inside),
+        conservation=_conservation(split_again),
         notes=tuple(sorted({f"{m.device_id}: {m.note}" for m in inside if m.note})),
         phase_seconds=_phase_seconds(own),
         u_own=combined_u([part for parts in behind.values() for part in parts]),
