@@ -17,6 +17,7 @@ with joulebook.track("shipped"), joulebook.phase("train"):
 """
 
 
+@pytest.mark.slow
 def test_a_run_is_in_the_collectors_book(simulated, tmp_path):
     simulated.powercap("--packages", "1", "--dram", "--curve", "constant:100")
     ca, certificate = authority(tmp_path, "collector")
