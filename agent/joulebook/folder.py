@@ -6,6 +6,7 @@ import os
 import select
 import sys
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -48,6 +49,7 @@ class MarksFile:
     seen_alive: bool = False
     last_ns: int = 0
     last_us: int = 0
+    last_n: int = 0
 
     @property
     def launcher(self) -> bool:
@@ -62,7 +64,13 @@ class MarksFile:
     def read(self) -> list[Line]:
         """What is new, the timeline brought up to it."""
         lines = []
+        cut = self._is_cut()
+        if cut:  # what it held is known already, and what comes next lies before where we were
+            self.reader.corrupt.append(self.reader.line_number)
+            self.reader.offset = 0
         for line in self.reader.read(final=self.gone):
+            if cut and line.n <= self.last_n:
+                continue
             if line.kind == "join":
                 if line.values.get("again") and self.joined:
                     continue  # said twice, and understood the first time
@@ -71,7 +79,17 @@ class MarksFile:
         for line in lines:
             self.timeline.take(line)
             self.last_ns, self.last_us = max(self.last_ns, line.at_ns), max(self.last_us, line.at_us)
+            self.last_n = max(self.last_n, line.n)
         return lines
+
+    def _is_cut(self) -> bool:
+        """Whether the file is shorter than what was read of it, or was taken away."""
+        try:
+            return self.reader.path.stat().st_size < self.reader.offset
+        except FileNotFoundError:
+            return self.reader.offset > 0
+        except OSError:
+            return False
 
     def _introduce(self, line: Line) -> None:
         """The first join says who the process is; a later track of the same run, that it will say when it leaves."""
@@ -227,7 +245,8 @@ class MarksFolder:
         if file.reader.corrupt:
             aside = self.home.marks / "corrupt"
             aside.mkdir(mode=0o700, exist_ok=True)
-            path.rename(aside / key)
+            with suppress(FileNotFoundError):  # taken away while it was written to
+                path.rename(aside / key)
         else:
             path.unlink(missing_ok=True)
 
