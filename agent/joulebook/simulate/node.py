@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from joulebook.meters.node import DEVICE, VARIABLE, NodeModel, as_toml
+from joulebook.meters.node import DEVICE
+from joulebook.meters.node_model import VARIABLE, NodeModel, as_toml
 from joulebook.rows import Component
 from joulebook.simulate import powercap
 

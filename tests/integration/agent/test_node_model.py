@@ -7,7 +7,8 @@ import pytest
 from joulebook.clock import boottime_ns
 from joulebook.history import DeviceHistory
 from joulebook.meters import Roots, open_meter
-from joulebook.meters.node import DEVICE, NodeModel, WholeNode, as_toml
+from joulebook.meters.node import DEVICE, WholeNode
+from joulebook.meters.node_model import NodeModel, as_toml
 from joulebook.rows import Component, Method
 from joulebook.simulate.powercap import stand
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from joulebook.errors import BadInput
 from joulebook.history import DeviceHistory
 from joulebook.meters import Device, MeterAbsent, MeterUnavailable, Reading, Roots
-from joulebook.meters.node import Load, NodeModel, WholeNode, as_toml, fit_node, open_node, read_model
+from joulebook.meters.node import WholeNode, open_node
+from joulebook.meters.node_model import Load, NodeModel, as_toml, fit_node, read_model
 from joulebook.rows import Component, Method
 
 SECOND = 1_000_000_000
