@@ -27,6 +27,7 @@ from joulebook_collector import columns, schema
 from joulebook_collector.columns import Record
 from joulebook_collector.factors import read_factors
 from joulebook_collector.lock import take_lock
+from joulebook_collector.machines import as_one
 from joulebook_collector.moves import with_moves
 from joulebook_collector.priced import Factor, SeriesKey, Site
 from joulebook_collector.shadows import Look, RowName, shadowed
@@ -193,26 +194,35 @@ class Ledger:
     # -- reading
 
     def runs(self, as_of_us: int | None = None, *, study: str | None = None) -> list[Run]:
-        """The newest version of every run, by start and id."""
+        """The newest version of every run, by start and id; of a run on several machines, theirs as one."""
         where = "" if study is None else "where study = $study"
         return self._newest_runs(where, as_of_us, {} if study is None else {"study": study})
 
     def run(self, run_id: str, as_of_us: int | None = None) -> Run | None:
         """The newest version of a run, None when the ledger does not know it."""
-        found = self._newest_runs("where run_id = $run_id", as_of_us, {"run_id": run_id})
+        found = as_one(self.parts(run_id, as_of_us))
         return found[0] if found else None
+
+    def parts(self, run_id: str, as_of_us: int | None = None) -> list[Run]:
+        """The newest version of the run by each machine that it was on, by start and machine."""
+        return self._newest_versions("where run_id = $run_id", as_of_us, {"run_id": run_id})
 
     def children(self, run_id: str, as_of_us: int | None = None) -> list[Run]:
         """Runs that name this one as their parent, by start and id."""
         return self._newest_runs("where parent_run_id = $parent", as_of_us, {"parent": run_id})
 
     def finished_at_us(self, run_id: str, as_of_us: int | None = None) -> int | None:
-        """known_at_us since when the ledger knows the run to have ended: its first price can be no older."""
-        found: int | None = self.query(
-            "select min(known_at_us) from run where run_id = ? and status <> 'running' and known_at_us <= ?",
+        """known_at_us since when the ledger knows the run to have ended on every machine that it was on.
+
+        Its first price can be no older. None while it does not.
+        """
+        ends = self.query(
+            "select min(known_at_us) filter (where status <> 'running') from run"
+            " where run_id = ? and known_at_us <= ? group by machine_id",
             [run_id, self.as_of(as_of_us)],
-        )[0][0]
-        return found
+        )
+        found: list[int | None] = [end for (end,) in ends]
+        return None if not found or None in found else max(end for end in found if end is not None)
 
     def measurements(
         self,
@@ -390,25 +400,29 @@ class Ledger:
             self.append(table, rows)
 
     def _newest_runs(self, where: str, as_of_us: int | None, values: dict[str, Any]) -> list[Run]:
-        # Within an incarnation seq tells what is newer, whatever the order of arrival; across them, arrival does.
-        rows = self.query(
-            f"""select {_names(schema.RUN)} from (
-                select *, row_number() over (partition by run_id order by txn desc, seq desc) as age from (
-                    select *, row_number() over (
-                        partition by run_id, agent_id, incarnation order by seq desc) as own_age
-                    from run where known_at_us <= $as_of
-                ) as version where own_age = 1
-            ) as r where age = 1 and run_id in (select run_id from run {where})
-            order by started_at_us, run_id""",  # noqa: S608
-            {"as_of": self.as_of(as_of_us), **values},
-        )
-        found = [columns.run_from(row) for row in rows]
+        found = as_one(self._newest_versions(where, as_of_us, values))
         study, parent = values.get("study"), values.get("parent")
         return [
             run
             for run in found
             if (study is None or run.labels.study == study) and (parent is None or run.labels.parent_run_id == parent)
         ]
+
+    def _newest_versions(self, where: str, as_of_us: int | None, values: dict[str, Any]) -> list[Run]:
+        """One per run and machine. where: which runs are asked for, by any of their versions."""
+        # Within an incarnation seq tells what is newer, whatever the order of arrival; across them, arrival does.
+        rows = self.query(
+            f"""select {_names(schema.RUN)} from (
+                select *, row_number() over (partition by run_id, machine_id order by txn desc, seq desc) as age from (
+                    select *, row_number() over (
+                        partition by run_id, machine_id, agent_id, incarnation order by seq desc) as own_age
+                    from run where known_at_us <= $as_of
+                ) as version where own_age = 1
+            ) as r where age = 1 and run_id in (select run_id from run {where})
+            order by started_at_us, machine_id, run_id""",  # noqa: S608
+            {"as_of": self.as_of(as_of_us), **values},
+        )
+        return [columns.run_from(row) for row in rows]
 
     def _check_sums(self, as_of: int) -> None:
         broken = self.query(_BROKEN_SUMS, {"as_of": as_of})

@@ -161,6 +161,54 @@ def test_an_older_version_that_arrives_late_does_not_win(ledger):
     assert ledger.run("r1").status is Status.FAILED
 
 
+def of_two(machine: str, start: float, end: float | None, **changes):
+    return a_run("r1", start, end, machine_id=machine, boot_id=f"boot of {machine}", **changes)
+
+
+def test_a_run_on_two_machines_is_one_whichever_agents_rows_come_first(tmp_path):
+    ok = [of_two("node-1", 1, None), of_two("node-1", 1, 12)]
+    failed = [of_two("node-0", 0, None), of_two("node-0", 0, 9, status=Status.FAILED, reason="exit status 1")]
+    batches = [
+        a_batch(rows, agent_id=f"agent of {rows[0].machine_id}", incarnation=f"inc of {rows[0].machine_id}")
+        for rows in (ok, failed)
+    ]
+    told = []
+    for i, order in enumerate((batches, batches[::-1])):
+        with Ledger.open(tmp_path / f"{i}.duckdb") as ledger:
+            for batch in order:
+                ledger.ingest(batch)
+            told.append(repr((ledger.runs(), ledger.run("r1"), ledger.parts("r1"))))
+            run = ledger.run("r1")
+            assert (run.status, run.reason) == (Status.FAILED, "node-0: exit status 1")
+            assert (run.started_at_us, run.ended_at_us) == (START_US, START_US + 12_000_000)
+            assert [part.machine_id for part in ledger.parts("r1")] == ["node-0", "node-1"]
+    assert told[0] == told[1]
+
+
+def test_a_run_on_two_machines_has_ended_when_it_has_on_both(ledger):
+    ledger.ingest(a_batch([of_two("a", 0, None)], agent_id="a"))
+    ledger.ingest(a_batch([of_two("b", 1, None), of_two("b", 1, 5)], agent_id="b"))
+    between = ledger.latest_known_us()
+    assert (ledger.run("r1").status, ledger.finished_at_us("r1")) == (Status.RUNNING, None)
+    ledger.ingest(a_batch([of_two("a", 0, 4)], first=2, agent_id="a"))
+    assert (ledger.run("r1").status, ledger.finished_at_us("r1")) == (Status.OK, ledger.latest_known_us())
+    assert (ledger.run("r1", between).status, ledger.finished_at_us("r1", between)) == (Status.RUNNING, None)
+
+
+def test_a_machine_whose_outbox_was_set_aside_goes_on_under_another_agent(ledger):
+    ledger.ingest(a_batch([a_run(end_s=None)], agent_id="before", incarnation="x"))
+    ledger.ingest(a_batch([a_run(end_s=7)], agent_id="after", incarnation="y"))
+    assert ledger.run("r1") == a_run(end_s=7)
+
+
+def test_a_run_is_found_by_what_any_of_its_machines_was_told(ledger):
+    ledger.ingest(a_batch([of_two("a", 0, 9)], agent_id="a"))
+    said = replace(a_run().labels, study="s", parent_run_id="p")
+    ledger.ingest(a_batch([of_two("b", 1, 9, labels=said)], agent_id="b"))
+    assert [run.machine_id for run in ledger.runs(study="s")] == ["a"]
+    assert [run.run_id for run in ledger.children("p")] == ["r1"]
+
+
 def test_readers_see_what_was_known_at_t(ledger):
     ledger.ingest(a_batch(spans(1)))
     then = ledger.latest_known_us()
