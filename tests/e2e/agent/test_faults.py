@@ -7,6 +7,7 @@ Short here; as long as they are named in the table by ``make soak``.
 
 import os
 import re
+import shutil
 import signal
 import time
 
@@ -108,3 +109,45 @@ def test_a_gpu_that_is_away_for_the_whole_run_is_not_passed_over(simulated):
     drawn = simulated.truth(run.started_ns, run.ended_ns)
     assert any(least <= joules <= most for device, joules in drawn.items() if note.startswith(device))
     assert document["energy_joules"]["gpu"] == pytest.approx(drawn[next(iter(document["devices"]))], rel=0.03)
+
+
+def test_a_counter_that_goes_back_to_zero_is_a_gap_that_holds_the_truth(simulated):
+    simulated.nvml("--gpus", "1", "--curve", "constant:300", "--reload-after", "8")
+    simulated.environ["JOULEBOOK_METERS"] = "nvml"
+    document, run = start_job(simulated, 12).end(simulated)
+    rows = lawful_rows(simulated)
+    assert_true(simulated, rows)
+    assert_kept(document)
+    (note,) = [note for note in document["notes"] if "counter reset" in note]
+    least, most = bounds(note)
+    (true,) = simulated.truth(run.started_ns, run.ended_ns).values()
+    (measured,) = document["devices"].values()
+    assert least <= true - measured <= most
+    assert true - measured < 300 * 2.5
+    assert document["coverage"] < 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="only root has rights to give up")
+def test_a_permission_that_is_lost_costs_that_zone_and_no_other(simulated):
+    """The zone's module is loaded anew, and its counter is root's again: the agent has not the right to read it."""
+    umask = os.umask(0o777)
+    try:
+        simulated.powercap("--packages", "2", "--curve", "constant:100", "--away", "intel-rapl:1=6,7")
+    finally:
+        os.umask(umask)
+    tree = simulated.root / "sys"
+    for path in (tree, *tree.rglob("*")):
+        path.chmod(0o755)
+    simulated.environ["JOULEBOOK_METERS"] = "rapl"
+    document, run = start_job(simulated, 14, "setpriv", "--bounding-set=-all", "--inh-caps=-all").end(simulated)
+    rows = lawful_rows(simulated)
+    assert_kept(document)
+    assert_true(simulated, rows)
+    assert_unbroken(rows, "rapl:package-0")
+    (note,) = [note for note in document["notes"] if "not read up to its end" in note]
+    assert "rapl:package-1: " in note
+    least, most = bounds(note)
+    true = simulated.truth(run.started_ns, run.ended_ns)["rapl:package-1"]
+    (measured,) = [joules for device, joules in document["devices"].items() if device.endswith("package-1")]
+    assert least <= true - measured <= most
+    assert document["coverage"] < 0.7

@@ -1,4 +1,4 @@
-"""Marks files that are cut short or garbled while their process goes on writing: no mark twice, what is lost is told."""
+"""Marks files that are cut short or garbled while their process writes on: no mark counts twice, a lost one is told."""
 
 import os
 from pathlib import Path
