@@ -162,7 +162,10 @@ def load(home: Home, machine_id: str, roots: Roots) -> Calibration:
 
 def _idle(values: dict[str, Any]) -> Idle:
     idle = Idle(**{**values, "method": Method(values["method"]), "parts": tuple(values["parts"])})
-    if not 0 < idle.idle_watts < float("inf") or datetime.fromisoformat(idle.at).tzinfo is None:
+    numbers = (idle.idle_watts, idle.u_relative, idle.median_watts, idle.windows, idle.window_seconds, idle.cpu_busy)
+    texts = (idle.device_id, idle.meter, idle.model, idle.driver, idle.clock_state, *idle.parts)
+    sound = all(isinstance(n, int | float) and 0 <= n < float("inf") for n in numbers) and idle.idle_watts > 0
+    if not sound or not all(isinstance(text, str) for text in texts) or datetime.fromisoformat(idle.at).tzinfo is None:
         raise ValueError(f"{idle.device_id}: {idle.idle_watts} W at {idle.at}")
     return idle
 

@@ -58,7 +58,7 @@ def test_idle_is_apart_once_it_is_known_and_every_policy_keeps_every_joule(simul
     assert {name: idle["idle_watts"] for name, idle in watts.items()} == {
         "rapl": pytest.approx(LOW, rel=0.01),
         "rapl/dram": pytest.approx(LOW * DRAM, rel=0.01),
-        "nvml": pytest.approx(BOARD, rel=0.08),  # ten steps a window: p05 lies up to two edges of a step low
+        "nvml": pytest.approx(BOARD, rel=0.035),  # ten steps a window, an update known to a quarter of one
     }, err
     assert abs(watts["nvml"]["idle_watts"] / BOARD - 1) < 2.5 * watts["nvml"]["u_relative"] + 0.01
     assert calibration_path(simulated.home, machine_id()).stat().st_mode & 0o777 == 0o600
@@ -102,7 +102,7 @@ def test_it_is_refused_while_an_agent_has_the_meters(simulated) -> None:
     done = simulated.joulebook("calibrate")
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        f"joulebook calibrate: an agent meters this machine (pid {agent.pid})",
+        f"joulebook calibrate: an agent (pid {agent.pid}) meters this machine",
         "  try: stop it, joulebook calibrate, and start it again",
     ]
 

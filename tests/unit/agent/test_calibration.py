@@ -1,12 +1,15 @@
 """What is kept of a calibration, and which devices it still fits."""
 
 import json
+import math
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from builders import device
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from joulebook.calibration import Calibration, Idle, booked, calibration_path, clock_state, load, save
 from joulebook.errors import JoulebookError
 from joulebook.home import Home
@@ -24,6 +27,9 @@ def idle(device_id: str = "m/rapl:package-0", **values) -> Idle:
         "window_seconds": 1.0, "cpu_busy": 0.004, "at": "2026-11-24T10:00:00+00:00", **values,
     }  # fmt: skip
     return Idle(**settings)
+
+
+IDLE_FIELDS = [*Idle.__dataclass_fields__]
 
 
 class Told:
@@ -87,7 +93,17 @@ def test_a_damaged_file_is_an_error_with_its_remedy(damage: bytes, home: Home, r
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("idle_watts", 0), ("idle_watts", -1.0), ("idle_watts", float("nan")), ("at", "2026-11-24")]
+    ("name", "value"),
+    [
+        ("idle_watts", 0),
+        ("idle_watts", -1.0),
+        ("idle_watts", math.nan),
+        ("idle_watts", "30"),
+        ("u_relative", None),
+        ("model", 7),
+        ("parts", [1]),
+        ("at", "2026-11-24"),
+    ],
 )
 def test_an_impossible_value_is_no_calibration(name: str, value: object, home: Home, roots: Roots) -> None:
     path = save(home, Calibration("m", "", (idle(),)))
@@ -151,3 +167,30 @@ def test_leaves_have_the_names_of_the_book_and_a_node_is_its_remainder() -> None
 def test_the_age_is_in_days() -> None:
     now = datetime(2026, 11, 25, 22, tzinfo=UTC)
     assert idle().age_days(int(now.timestamp() * 1e6)) == 1.5
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from([*IDLE_FIELDS, "x"]), inner, max_size=4)
+    ),
+    max_leaves=20,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.sampled_from(IDLE_FIELDS), anything, max_size=6), st.booleans(), anything)
+def test_whatever_a_file_holds_it_is_a_calibration_or_an_error(home: Home, roots: Roots, odd, whole, other) -> None:
+    path = save(home, Calibration("m", "", (idle(),)))
+    kept = json.loads(path.read_text())
+    kept["devices"] = [{**kept["devices"][0], **odd}] if whole else other
+    path.write_text(json.dumps(kept))
+    try:
+        found = load(home, "m", roots)
+    except JoulebookError:
+        return
+    for entry in found.devices:
+        assert math.isfinite(entry.idle_watts)
+        assert entry.idle_watts > 0
+        assert entry.age_days(0) < 0 or entry.at < "1970-01-02"
+        found.fit(PACKAGE, "rapl")
