@@ -153,15 +153,15 @@ def _row(scene: Scene, history: DeviceHistory, start: int, end: int, energy: int
     unread = history.unread_in(start, end)
     notes = [device.note, *history.notes_in(start, end), *(note for _, _, note in unread)]
     notes += _too_short(history, scene, start, end)
+    microjoules, scale = max(1, energy * MICROJOULES_PER_MILLIJOULE), 1.0
+    if history.whole is not None and energy:
+        scale = max(1.0, history.whole.history.gained(start, end) / microjoules)
     u_edge = device.step_ns / ((end - start) * math.sqrt(6)) if device.method is Method.COUNTER else 0.0
-    u_steps = history.integration_u(start, end) / max(1, energy * MICROJOULES_PER_MILLIJOULE)
+    u_steps = history.integration_u(start, end) / (microjoules * scale)
     u_indep = math.sqrt(device.u_indep**2 + u_edge**2 + u_steps**2)
     if _is_aliased(history, scene, start, end):
         notes.append("aliasing-suspect: polled power of less than 10 s, likely low")
         u_indep = max(u_indep, U_ALIASED)
-    scale = 1.0
-    if history.whole is not None and energy:
-        scale = max(1.0, history.whole.history.gained(start, end) / (energy * MICROJOULES_PER_MILLIJOULE))
     idle = history.idle_millijoules(start, end)
     return Measurement(
         machine_id=machine.machine_id,

@@ -111,7 +111,7 @@ class DeviceHistory:
     meter: name of the meter.  sample_ns: nominal time between reads.  capacity: CPUs or bytes that the
     device serves, for reservations; None when not known.  idle_watts: as calibrated, None before.
     edge: CLOCK_BOOTTIME ns up to which its measurements are made.  whole: of a remainder, the node's history: its
-    uncertainty is the whole's, however little of it is left.
+    uncertainty, its gaps and what nobody read of it are the whole's, however little of it is left.
     unread: stretches of a counter that nobody read for long, with what a report must say of them.  breaks: how often
     its energy was lost track of.
     """
@@ -279,15 +279,18 @@ class DeviceHistory:
 
         A jump of dP somewhere within dt is uniform over +-dP dt / 2 about the trapezoid: dP dt / sqrt 12.
         """
-        return math.sqrt(sum((jump * jump) / 12 for t, jump in self.jumps if start < t <= end))
+        own = math.sqrt(sum((jump * jump) / 12 for t, jump in self.jumps if start < t <= end))
+        return own if self.whole is None else math.hypot(own, self.whole.integration_u(start, end))
 
     def notes_in(self, start: int, end: int) -> list[str]:
         """What happened to the device's meter within [start, end], both ends: a gap's note stands where it ends."""
-        return [note for t, note in self.notes if start <= t <= end]
+        own = [note for t, note in self.notes if start <= t <= end]
+        return own if self.whole is None else [*own, *self.whole.notes_in(start, end)]
 
     def unread_in(self, start: int, end: int) -> list[tuple[int, int, str]]:
         """The parts of [start, end) that nobody read, with what to say of them."""
-        return [(max(start, a), min(end, b), note) for a, b, note in self.unread if a < end and b > start]
+        unread = self.unread if self.whole is None else [*self.unread, *self.whole.unread]
+        return [(max(start, a), min(end, b), note) for a, b, note in unread if a < end and b > start]
 
     def idle_millijoules(self, start: int, end: int) -> int | None:
         """Idle energy over [start, end), None before calibration; the cumulative value is floored, so parts add up."""

@@ -17,6 +17,7 @@ from joulebook.binding import Machine, Scene, measure
 from joulebook.clock import Offset
 from joulebook.history import DeviceHistory
 from joulebook.meters import Reading
+from joulebook.remainder import Remainder, remainder_device
 from joulebook.rows import Component, Method
 
 MS = 1_000_000
@@ -270,3 +271,42 @@ def test_a_meter_that_tells_in_another_way_from_now_on_leaves_a_gap_and_no_inter
     rows = measure(SCENE, [history], 0, 3000 * MS, OFFSET)
     assert sum(row.energy_millijoules for row in rows) < 201_000
     assert "told in another way since: 0 to 400 J of 1.0 s are missing" in rows[-1].note
+
+
+def remainder(whole, part):
+    """A node's remainder, brought up to date reading by reading."""
+    left = DeviceHistory(remainder_device(whole.device), "sim", S, whole=whole)
+    return Remainder(whole, [part], left), left
+
+
+def follow(found, readings, *, part_watts=100):
+    """The node's readings (ms, J or None for power, W), its part read as often as it."""
+    for at_ms, joules, watts in readings:
+        value = {"power_milliwatts": watts * 1000} if joules is None else {"energy_microjoules": joules * 10**6}
+        found.whole.add(Reading("n", at_ms * MS, **value))
+        found.parts[0].add(Reading("d", at_ms * MS, energy_microjoules=part_watts * at_ms * 1000))
+        found.follow(at_ms * MS)
+
+
+def test_what_a_nodes_meter_did_not_read_its_remainder_says():
+    """Nobody looks for 20 s: both claim their counters' difference and say so. Then the node's counter restarts."""
+    whole = DeviceHistory(device(Component.NODE), "sim", S)
+    found, left = remainder(whole, gpu(step_ns=MS))
+    follow(found, [(at, at * 3 // 10, None) for at in (1_000, 2_000, 22_000, 23_000)])
+    rows = measure(SCENE, [found.parts[0], left], 1_000 * MS, 23_000 * MS, OFFSET)
+    assert [row.coverage for row in rows] == pytest.approx([1 - 20 / 22] * 2, abs=1e-3)
+    assert all("claimed across 20 s without a reading" in row.note for row in rows)
+    follow(found, [(24_000, 5, None), (25_000, 305, None)])
+    (row,) = measure(SCENE, [left], 23_000 * MS, 25_000 * MS, OFFSET)
+    assert "counter reset: at least 5 J are missing" in row.note
+    assert row.energy_millijoules == pytest.approx(200_000, abs=1)
+
+
+def test_a_remainder_is_as_uncertain_as_its_nodes_power_was_unsteady():
+    """200 W and 400 W in turn, of which 100 W are a part's: each jump is 200 J in 1 s, over sqrt 12, on the whole."""
+    whole = DeviceHistory(device(Component.NODE, Method.INTEGRATED, u_indep=0.0), "sim", S)
+    found, left = remainder(whole, gpu(step_ns=MS))
+    follow(found, [(at * 1000, None, 200 + 200 * (at % 2)) for at in range(1, 13)])
+    (row,) = measure(SCENE, [left], 1_000 * MS, 11_000 * MS, OFFSET)
+    assert row.energy_millijoules == pytest.approx(2_000_000, abs=1)
+    assert row.u_indep * row.energy_millijoules == pytest.approx((10 * 200_000**2 / 12) ** 0.5, rel=1e-3)
