@@ -18,13 +18,16 @@ from joulebook.errors import LedgerError
 from joulebook.rows import NO_PHASE, Component, Measurement, Method, Policy, Run, Share, ShareKind
 from joulebook.spans import overlap
 from joulebook.split import resplit
-from joulebook.units import joules
+from joulebook.units import NS_PER_SECOND, NS_PER_US, joules
 
 COVERAGE_FACTOR = 2.0
 """Intervals are value +- k standard uncertainties, k = 2 (about 95 %)."""
 
 OUTSIDE_PHASES: Final = "outside phases"
 """How documents and tables call the joules of a run that fall in no phase."""
+
+LEAST_WEIGHT: Final = 1e-9
+"""What a late mark's subtraction may leave of a weight that has moved away."""
 
 Behind = tuple[int, str, float, float]
 """One energy of a sum: millijoules, u_common_key, u_common, u_indep."""
@@ -54,8 +57,8 @@ class RunEnergy:
     in millijoules, all components together.  method: the worst method behind each component.
     devices: device -> measured millijoules within the run's span, whoever used it.  conservation: under the policy,
     over whole measurements, those at the span's ends too.
-    coverage: observed part of the run's span, the least covered device deciding.
-    phase_seconds: phase -> seconds of the spans in which it has a share.
+    coverage: observed part of the run's span on each machine, the least covered device of all deciding.
+    phase_seconds: phase -> seconds in which some process was in it; outside phases: in which none was in any.
     """
 
     run_id: str
@@ -130,16 +133,22 @@ def interval_of(millijoules: int, u: float) -> tuple[int, int]:
 
 
 def run_energy(
-    run: Run, measurements: Sequence[Measurement], policy: Policy | None = None, children: Sequence[str] = ()
+    run: Run,
+    measurements: Sequence[Measurement],
+    policy: Policy | None = None,
+    children: Sequence[str] = (),
+    parts: Sequence[Run] = (),
 ) -> RunEnergy:
     """Sum a run's shares.
 
     measurements: all those of the run's machines that may overlap its span; others are passed over.
     policy: None keeps the shares as written (and says their policy), else they are split again.
-    children: ids of runs nested in this one, summed apart.
+    children: ids of runs nested in this one, summed apart.  parts: the run as each of its machines has it, where
+    it was on several.
     """
     wanted = {run.run_id, *children}
-    inside = [m for m in measurements if _belongs(m, run, wanted)]
+    own_parts = {part.machine_id: part for part in parts or (run,)}
+    inside = [m for m in measurements if _belongs(m, own_parts, wanted)]
     check_conservation(inside)
     split_again = [(m, m.shares if policy is None else resplit(m, policy)) for m in inside]
     own = [(m, share) for m, shares in split_again for share in shares if share.run_id == run.run_id]
@@ -153,9 +162,9 @@ def run_energy(
         member=_total([(m, s) for m, s in own if s.member is not None], lambda _, s: str(s.member)),
         interval={name: interval_of(component[name], combined_u(parts)) for name, parts in behind.items()},
         method=_methods(own),
-        devices=_measured_by_device(run, inside),
+        devices=_measured_by_device(own_parts, inside),
         child=_total([(m, s) for m, ss in split_again for s in ss if s.run_id in children], lambda _, s: s.run_id),
-        coverage=_coverage(run, inside),
+        coverage=_coverage(own_parts, inside),
         conservation=_conservation(split_again),
         notes=tuple(sorted({f"{m.device_id}: {m.note}" for m in inside if m.note})),
         phase_seconds=_phase_seconds(own),
@@ -167,14 +176,21 @@ Owned = Sequence[tuple[Measurement, Share]]
 """Shares with the measurement that each is a part of."""
 
 
-def _belongs(m: Measurement, run: Run, wanted: set[str]) -> bool:
-    """True when a wanted run has a share in it, or it overlaps the run's span on the run's boot."""
-    if any(share.run_id in wanted for share in m.shares):
-        return True
-    if (m.machine_id, m.boot_id) != (run.machine_id, run.boot_id):
-        return False
-    ended_ns = m.ended_ns if run.ended_ns is None else run.ended_ns
-    return overlap(m.started_ns, m.ended_ns, run.started_ns, ended_ns) > 0
+Parts = Mapping[str, Run]
+"""The run as each of its machines has it, by machine."""
+
+
+def _belongs(m: Measurement, parts: Parts, wanted: set[str]) -> bool:
+    """True when a wanted run has a share in it, or it overlaps the run's span on its machine and boot."""
+    return any(share.run_id in wanted for share in m.shares) or bool(_shared_ns(m, parts))
+
+
+def _shared_ns(m: Measurement, parts: Parts) -> int | None:
+    """Nanoseconds that a measurement shares with the run's span; None where its clock does not compare with one."""
+    part = parts.get(m.machine_id)
+    if part is None or part.boot_id != m.boot_id:
+        return None
+    return overlap(m.started_ns, m.ended_ns, part.started_ns, m.ended_ns if part.ended_ns is None else part.ended_ns)
 
 
 def _total(owned: Owned, key: Any) -> dict[Any, int]:
@@ -205,40 +221,77 @@ def _methods(owned: Owned) -> dict[Component, Method]:
     return worst
 
 
-def _measured_by_device(run: Run, inside: Iterable[Measurement]) -> dict[str, int]:
+def _measured_by_device(parts: Parts, inside: Iterable[Measurement]) -> dict[str, int]:
     devices: dict[str, int] = defaultdict(int)
     for m in inside:
-        devices[m.device_id] += _within(run, m)
+        devices[m.device_id] += _within(parts, m)
     return dict(devices)
 
 
-def _within(run: Run, m: Measurement) -> int:
+def _within(parts: Parts, m: Measurement) -> int:
     """The measurement's millijoules within the run's span, uniform within its own; whole on another boot's clock."""
-    if (m.machine_id, m.boot_id) != (run.machine_id, run.boot_id):
+    shared = _shared_ns(m, parts)
+    if shared is None:
         return m.energy_millijoules
-    ended_ns = m.ended_ns if run.ended_ns is None else run.ended_ns
-    shared = overlap(m.started_ns, m.ended_ns, run.started_ns, ended_ns)
     return round(Fraction(m.energy_millijoules * shared, m.ended_ns - m.started_ns))
 
 
-def _coverage(run: Run, inside: Sequence[Measurement]) -> float:
-    """Observed part of the run's span, 0 to 1; the least covered device decides, 0 when there is none."""
-    ended_ns = run.ended_ns or max((m.ended_ns for m in inside), default=run.started_ns + 1)
-    observed: dict[str, float] = defaultdict(float)
+def _coverage(parts: Parts, inside: Sequence[Measurement]) -> float:
+    """Observed part of the run's time, 0 to 1: each device's of its machine's, the least covered device decides.
+
+    0 where a machine has no device.
+    """
+    by_machine: dict[str, list[Measurement]] = {machine: [] for machine in parts}
     for m in inside:
-        # Boot clocks of two machines do not compare: a span elsewhere counts whole.
-        here = (m.machine_id, m.boot_id) == (run.machine_id, run.boot_id)
-        length = overlap(m.started_ns, m.ended_ns, run.started_ns, ended_ns) if here else m.ended_ns - m.started_ns
-        observed[m.device_id] += length * m.coverage
-    return min(1.0, min(observed.values(), default=0.0) / max(1, ended_ns - run.started_ns))
+        by_machine.setdefault(m.machine_id, []).append(m)
+    return min(_least_covered(parts, machine, rows) for machine, rows in by_machine.items())
+
+
+def _least_covered(parts: Parts, machine: str, rows: Sequence[Measurement]) -> float:
+    observed: dict[str, float] = defaultdict(float)
+    for m in rows:
+        shared = _shared_ns(m, parts)
+        # Boot clocks do not compare: a span of another boot counts whole.
+        observed[m.device_id] += (m.ended_ns - m.started_ns if shared is None else shared) * m.coverage
+    return min(1.0, min(observed.values(), default=0.0) / max(1, _extent_ns(parts.get(machine), rows)))
+
+
+def _extent_ns(part: Run | None, rows: Sequence[Measurement]) -> int:
+    """Length of the run on one machine; as long as its measurements where the machine does not say."""
+    if part is not None and part.ended_ns is not None:
+        return part.ended_ns - part.started_ns
+    if part is not None:
+        return max((m.ended_ns for m in rows if m.boot_id == part.boot_id), default=part.started_ns) - part.started_ns
+    boots: dict[str, list[int]] = defaultdict(list)
+    for m in rows:
+        boots[m.boot_id] += (m.started_ns, m.ended_ns)
+    return sum(max(times) - min(times) for times in boots.values())
+
+
+Spans = set[tuple[int, int]]
 
 
 def _phase_seconds(owned: Owned) -> dict[str, float]:
-    """Length of the union of each phase's spans: devices and ranks side by side count once."""
-    spans: dict[str, dict[tuple[str, str], set[tuple[int, int]]]] = defaultdict(lambda: defaultdict(set))
+    """By phase the length of the union of its spans: devices, ranks and machines side by side count once."""
+    spans: dict[str, Spans] = defaultdict(set)
+    offsets: dict[tuple[str, str], int] = {}
     for m, share in owned:
-        spans[share.phase][m.machine_id, m.boot_id].add((m.started_ns, m.ended_ns))
-    return {phase: max(_union(by) for by in clocks.values()) / 1e9 for phase, clocks in spans.items()}
+        # One offset for each clock: UTC may be set within a run, and must not stretch it.
+        offset = offsets.setdefault((m.machine_id, m.boot_id), m.started_at_us * NS_PER_US - m.started_ns)
+        if claims_some(share):
+            spans[share.phase].add((m.started_ns + offset, m.ended_ns + offset))
+    lengths = {phase: _union(held) for phase, held in spans.items()}
+    if NO_PHASE in spans:
+        named = set().union(*(held for phase, held in spans.items() if phase != NO_PHASE))
+        lengths[NO_PHASE] = _union(named | spans[NO_PHASE]) - _union(named)
+    return {phase: length / NS_PER_SECOND for phase, length in lengths.items() if length}
+
+
+def claims_some(share: Share) -> bool:
+    """False for a share without joules and weights: it claims nothing, and no time either."""
+    weights = share.weights
+    most = max(weights.cpu_seconds, weights.sm_seconds, weights.reserved_fraction)
+    return share.millijoules > 0 or most > LEAST_WEIGHT
 
 
 def _union(spans: Iterable[tuple[int, int]]) -> int:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from joulebook.rows import Component
+from joulebook.rows import Component, Run
+from joulebook_collector.machines import PER_MACHINE
 
 from joulebook_reports.facts import RunFacts
 
@@ -54,7 +55,7 @@ def why_observational(baseline: Sequence[RunFacts], arm: Sequence[RunFacts], dif
 
     differs: from ``confounders``.  A run without a start-of-run record is not known to be like any other.
     """
-    recorded = all(facts.run.record for facts in (*baseline, *arm))
+    recorded = all(part.record for facts in (*baseline, *arm) for part in facts.parts or (facts.run,))
     graves = [c.field for c in differs if c.grave and (recorded or NOT_RECORDED not in f"{c.baseline} {c.arm}")]
     more = f" and {len(graves) - 3} more" if len(graves) > 3 else ""
     differ = f"{', '.join(graves[:3])}{more} differ" if graves else ""
@@ -63,7 +64,7 @@ def why_observational(baseline: Sequence[RunFacts], arm: Sequence[RunFacts], dif
 
 def busy_runs(runs: Iterable[RunFacts]) -> list[str]:
     """Runs that started on a machine with more to do than it has cores, in words."""
-    return [words for words in map(_busy, runs) if words]
+    return [words for facts in runs for part in facts.parts or (facts.run,) if (words := _busy(part))]
 
 
 def _fields(runs: Sequence[RunFacts]) -> dict[str, set[str]]:
@@ -76,10 +77,10 @@ def _fields(runs: Sequence[RunFacts]) -> dict[str, set[str]]:
 def _watched(facts: RunFacts) -> dict[str, str]:
     fields = {
         name: str(value)
-        for name, value in flat(facts.run.record).items()
-        if name.startswith(PACKAGES) or not BETWEEN_RUNS.search(name.lower())
+        for name, value in _recorded(facts.run.record).items()
+        if name.startswith(PACKAGES) or not BETWEEN_RUNS.search(_plain(name).lower())
     }
-    fields["machine"] = facts.run.machine_id
+    fields["machine"] = ", ".join(facts.machines)
     for component in Component:
         meters = sorted({f"{m.meter} ({m.method})" for m in facts.measurements if m.component is component})
         if meters:
@@ -87,6 +88,19 @@ def _watched(facts: RunFacts) -> dict[str, str]:
     if facts.run.labels.data_hash:
         fields["data hash"] = facts.run.labels.data_hash
     return fields
+
+
+def _recorded(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record's fields; what a run's machines do not share as ``name (machine)``."""
+    fields = flat({name: value for name, value in record.items() if name != PER_MACHINE})
+    for machine, own in record.get(PER_MACHINE, {}).items():
+        fields |= {f"{name} ({machine})": value for name, value in flat(own).items()}
+    return fields
+
+
+def _plain(name: str) -> str:
+    """A field's name without its machine, whose own name says nothing."""
+    return name.partition(" (")[0]
 
 
 def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -103,7 +117,7 @@ def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _is_grave(name: str) -> bool:
     named = name in {"machine", "data hash"} or name.startswith(("meter of", PACKAGES))
-    return named or bool(HARDWARE.search(name.lower()))
+    return named or bool(HARDWARE.search(_plain(name).lower()))
 
 
 def _words(values: set[str] | None) -> str:
@@ -115,12 +129,12 @@ def _brief(value: str) -> str:
     return value[:10] if re.fullmatch(r"[0-9a-f]{40,}", value) else value
 
 
-def _busy(facts: RunFacts) -> str:
-    record = {name.rsplit(".", 1)[-1]: value for name, value in flat(facts.run.record).items()}
+def _busy(run: Run) -> str:
+    record = {name.rsplit(".", 1)[-1]: value for name, value in flat(run.record).items()}
     load, cores = _number(record, _LOAD), _number(record, _CORES)
     if load is None or cores is None or load <= cores:
         return ""
-    return f"{facts.run.run_id}: load {load:.1f} on {cores:g} cores at its start"
+    return f"{run.run_id}: load {load:.1f} on {cores:g} cores at its start"
 
 
 _LOAD: Final = ("load_1min", "load")

@@ -32,7 +32,8 @@ class RunFacts:
     energies: under each policy, from the same measurements.  slots: priced under ``policy``, the run's
     own; child_slots: those of the runs nested in it.  child_phases: nested run -> phase -> millijoules,
     under ``policy``.  measurements: every one over the run's
-    span on its machines, whoever used it.  sites: those that priced it, by id.
+    span on its machines, whoever used it.  sites: those that priced it, by id.  parts: the run as each of its
+    machines has it, by start; empty where ``run`` says it all.
     """
 
     run: Run
@@ -46,11 +47,17 @@ class RunFacts:
     child_slots: tuple[PricedSlot, ...] = ()
     restated: tuple[Restated, ...] = ()
     sites: Mapping[str, Site] = field(default_factory=dict)
+    parts: tuple[Run, ...] = ()
 
     @property
     def energy(self) -> RunEnergy:
         """Under the report's policy."""
         return self.energies[self.policy]
+
+    @property
+    def machines(self) -> tuple[str, ...]:
+        """Ids of the machines that it was on, sorted."""
+        return tuple(sorted({part.machine_id for part in self.parts or (self.run,)}))
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,8 @@ def check_book(ledger: Ledger, as_of_us: int) -> BookCheck:
 def gather_run(ledger: Ledger, run: Run, as_of_us: int, policy: Policy | None = None) -> RunFacts:
     """Everything known of the run at as_of_us.  policy: None is the one that its shares were written under."""
     children = ledger.children(run.run_id, as_of_us)
-    measurements = ledger.measurements(as_of_us, overlapping=[run, *children])
+    parts = ledger.parts(run.run_id, as_of_us)
+    measurements = ledger.measurements(as_of_us, overlapping=[*parts, *children])
     chosen = policy or _written_policy(run, measurements)
     ids = [child.run_id for child in children]
     step = slot_step_us(ledger, [run, *children], as_of_us)
@@ -81,7 +82,7 @@ def gather_run(ledger: Ledger, run: Run, as_of_us: int, policy: Policy | None = 
     return RunFacts(
         run=run,
         policy=chosen,
-        energies={p: run_energy(run, measurements, p, ids) for p in Policy},
+        energies={p: run_energy(run, measurements, p, ids, parts) for p in Policy},
         measurements=tuple(measurements),
         marks=tuple(ledger.marks([run.run_id], as_of_us)),
         children=tuple(children),
@@ -90,6 +91,7 @@ def gather_run(ledger: Ledger, run: Run, as_of_us: int, policy: Policy | None = 
         child_slots=tuple(s for c in children for s in _priced(ledger, c, measurements, chosen, step, as_of_us)),
         restated=_restated(ledger, run, slots, as_of_us),
         sites=_sites(ledger, slots, as_of_us),
+        parts=tuple(parts),
     )
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from joulebook.rows import Mark
-from joulebook.summary import OUTSIDE_PHASES, phase_name
+from joulebook.rows import Mark, Measurement
+from joulebook.summary import OUTSIDE_PHASES, claims_some, phase_name
 
 from joulebook_reports.facts import RunFacts
 
@@ -54,7 +54,7 @@ def power_traces(facts: RunFacts) -> Traces:
         devices[str(m.component), m.device_id].append(Step(begun, ended, watts))
     return Traces(
         {key: coarser(steps) for key, steps in devices.items()},
-        phase_spans(facts.marks, start_us, facts.run.ended_at_us),
+        phase_spans(facts.marks, start_us, facts.run.ended_at_us, facts.measurements),
     )
 
 
@@ -86,16 +86,72 @@ def phase_seconds(phases: Sequence[PhaseSpan], run_seconds: float) -> dict[str, 
     return {**seconds, OUTSIDE_PHASES: max(0.0, run_seconds - sum(seconds.values()))}
 
 
-def phase_spans(marks: Sequence[Mark], start_us: int, end_us: int | None) -> list[PhaseSpan]:
-    """Innermost phases from the begin and end marks of the process that marked most (ranks mark the same)."""
-    by_process: dict[tuple[str, int], list[Mark]] = defaultdict(list)
-    for mark in marks:
-        if mark.kind in {"begin", "end"}:
-            by_process[mark.machine_id, mark.pid].append(mark)
-    if not by_process:
-        return []
-    chosen = max(sorted(by_process), key=lambda process: len(by_process[process]))
-    return _exclusive(sorted(by_process[chosen], key=lambda m: (m.at_us, m.n)), start_us, end_us)
+def phase_spans(
+    marks: Sequence[Mark], start_us: int, end_us: int | None, measurements: Sequence[Measurement] = ()
+) -> list[PhaseSpan]:
+    """Innermost phases by the marks of the process that marked most, and of those that lived before or after it.
+
+    Processes side by side mark the same, so each moment is told by one of them. A phase that its process did not end,
+    because it was killed, lasts as long as the measurements say; without any, to the end of the run.
+    """
+    by_process: dict[Process, list[Mark]] = defaultdict(list)
+    for mark in sorted(marks, key=lambda m: (m.at_us, m.n)):
+        by_process[mark.machine_id, mark.boot_id, mark.pid].append(mark)
+    told: list[PhaseSpan] = []
+    lives: list[tuple[float, float]] = []
+    for process in sorted(by_process, key=lambda process: (-_edges(by_process[process]), process)):
+        own = by_process[process]
+        if not _edges(own):
+            continue
+        until = _last_seen_us(own, marks, measurements) if measurements or not _ends_open(own) else end_us
+        spans = _exclusive([m for m in own if m.kind in _EDGES], start_us, until)
+        told += [rest for span in spans for rest in _outside(span, lives)]
+        first, last = own[0].at_us, max(own[-1].at_us, until if _ends_open(own) and until else 0)
+        lives.append(((first - start_us) / 1e6, (last - start_us) / 1e6))
+    return sorted(told, key=lambda span: span.started)
+
+
+Process = tuple[str, str, int]
+_EDGES: Final = ("begin", "end")
+
+
+def _edges(marks: Sequence[Mark]) -> int:
+    return sum(mark.kind in _EDGES for mark in marks)
+
+
+def _ends_open(own: Sequence[Mark]) -> bool:
+    """True for a process that neither ended its phases nor left the run."""
+    return own[-1].kind != "leave" and sum((m.kind == "begin") - (m.kind == "end") for m in own) > 0
+
+
+def _last_seen_us(own: Sequence[Mark], marks: Sequence[Mark], measurements: Sequence[Measurement]) -> int:
+    """When the process was in its last phase for the last time: until another begins the same, UTC microseconds."""
+    last = max((m for m in own if m.kind in _EDGES), key=lambda m: (m.at_us, m.n))
+    if not _ends_open(own):
+        return own[-1].at_us
+    where = (last.run_id, last.machine_id, last.boot_id, last.rank)
+    begun = [
+        m.at_us
+        for m in marks
+        if m.kind == "begin" and m.at_us > last.at_us and (m.run_id, m.machine_id, m.boot_id, m.rank) == where
+    ]
+    ends = [
+        m.ended_at_us
+        for m in measurements
+        if (m.machine_id, m.boot_id) == where[1:3]
+        and m.ended_at_us > last.at_us
+        and m.started_at_us < min(begun, default=m.ended_at_us)
+        and any(s.run_id == last.run_id and s.rank == last.rank and s.phase and claims_some(s) for s in m.shares)
+    ]
+    return min([max(ends, default=last.at_us), *begun])
+
+
+def _outside(span: PhaseSpan, lives: Sequence[tuple[float, float]]) -> list[PhaseSpan]:
+    """What of a span lies in none of these lives."""
+    rest = [(span.started, span.ended)]
+    for begun, ended in lives:
+        rest = [part for a, b in rest for part in ((a, min(b, begun)), (max(a, ended), b)) if part[1] > part[0]]
+    return [PhaseSpan(span.name, a, b) for a, b in rest]
 
 
 def _exclusive(marks: Sequence[Mark], start_us: int, end_us: int | None) -> list[PhaseSpan]:

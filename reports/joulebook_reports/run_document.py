@@ -122,7 +122,7 @@ def u_rel_of(facts: RunFacts) -> float:
 def _phase_seconds(facts: RunFacts) -> dict[str, float]:
     """From the marks where there are some: a span that two processes share belongs to both of their phases."""
     run = facts.run
-    spans = phase_spans(facts.marks, run.started_at_us, run.ended_at_us)
+    spans = phase_spans(facts.marks, run.started_at_us, run.ended_at_us, facts.measurements)
     if not spans or run.ended_at_us is None:
         return {phase_name(phase): seconds for phase, seconds in facts.energy.phase_seconds.items()}
     found = phase_seconds(spans, (run.ended_at_us - run.started_at_us) / US_PER_SECOND)
@@ -138,6 +138,7 @@ def _labels(facts: RunFacts) -> dict[str, Any]:
         "arm": labels.arm_label(),
         "seed": labels.seed,
         "machine_id": facts.run.machine_id,
+        "machines": list(facts.machines),
         "exit_code": facts.run.exit_code,
         "command": list(facts.run.command),
         "inherits": list(labels.inherits),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -19,6 +20,7 @@ from joulebook_collector.factors import NewFactor, add_factors
 from joulebook_collector.ledger import Ledger
 from joulebook_collector.priced import SeriesKey
 from joulebook_collector.sites import add_site, assign
+from joulebook_collector.testing import a_measurement, a_run
 from joulebook_reports.example import START_US, example_run, example_study
 from joulebook_reports.hook import priced_summary
 
@@ -248,3 +250,36 @@ def test_bad_requests_are_refused_in_two_lines(home: Home, words: tuple[str, ...
 def test_a_page_that_cannot_be_written_is_one_line(home: Home) -> None:
     with pytest.raises(JoulebookError, match="cannot write"):
         report("run", "--html", "/proc/nowhere/run.html")
+
+
+def two_nodes(home: Home) -> None:
+    """One run: node-0 for 10 s, which fails, and node-1 for 7, which began 1 s later on another boot's clock."""
+    for machine, start, end, status in (("node-0", 0, 10, Status.FAILED), ("node-1", 1, 8, Status.OK)):
+        run = a_run("job", start, end, machine_id=machine, boot_id=machine, status=status, reason="")
+        rows = [a_measurement(at, at + 1, 500, "job", machine_id=machine, boot_id=machine) for at in range(start, end)]
+        boot_ns = 10**12 if machine == "node-1" else 0
+        rows = [
+            replace(m, device_id=f"GPU of {machine}", started_ns=m.started_ns + boot_ns, ended_ns=m.ended_ns + boot_ns)
+            for m in rows
+        ]
+        assert run.ended_ns is not None
+        run = replace(run, started_ns=run.started_ns + boot_ns, ended_ns=run.ended_ns + boot_ns)
+        outbox = Outbox(home.outboxes / f"{machine}.sqlite", writer=True)
+        outbox.write(final=[*rows, run])
+        outbox.close()
+    assert len(list(home.outboxes.glob("*.sqlite"))) == 2
+
+
+def test_a_run_on_two_nodes_is_one_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOULEBOOK_HOME", str(tmp_path))
+    monkeypatch.setenv("JOULEBOOK_MACHINE_ID", "node-1")
+    home = Home(tmp_path).make()
+    two_nodes(home)
+    doc = json.loads(report("run", "job", "--json"))
+    assert (doc["status"], doc["machine_id"], doc["machines"]) == ("failed", "node-0", ["node-0", "node-1"])
+    assert doc["coverage"] == 1.0
+    assert doc["energy_total_joules"] == pytest.approx(17 * 0.5)
+    assert doc["phase_seconds"] == {"train": 10.0}
+    assert doc["devices"] == {"GPU of node-0": 5.0, "GPU of node-1": 3.5}
+    assert "ran on 2 machines (node-0, node-1)" in doc["notes"]
+    assert doc["conservation_statement"].startswith("PASS")

@@ -143,6 +143,93 @@ def test_phase_seconds_count_devices_side_by_side_once() -> None:
     assert run_energy(a_run(), rows).phase_seconds == {"train": 15.0}
 
 
+def test_a_share_of_nothing_takes_no_time() -> None:
+    # 0-10 s in train; what had been outside phases there was moved to it by a late mark
+    moved = run_share(0, phase="", cpu=0.0, reserved=1e-17)
+    assert run_energy(a_run(), [measured(run_share(5), moved)]).phase_seconds == {"train": 10.0}
+
+
+def test_a_phase_that_waits_for_nothing_still_takes_its_time() -> None:
+    rows = [measured(run_share(5)), measured(run_share(0, phase="eval", reserved=0.5, cpu=0.0), at=10)]
+    assert run_energy(a_run(), rows).phase_seconds == {"train": 10.0, "eval": 10.0}
+
+
+def test_outside_phases_is_when_no_process_is_in_one() -> None:
+    # a launcher is outside phases all the time, its trainer in train from 5 to 15 s
+    rows = [
+        measured(run_share(1, phase=""), seconds=5),
+        measured(run_share(9), run_share(0, phase="", cpu=0.1), at=5),
+        measured(run_share(1, phase=""), at=15, seconds=5),
+    ]
+    assert run_energy(a_run(), rows).phase_seconds == {"": 10.0, "train": 10.0}
+
+
+def test_phases_on_two_machines_count_once_where_they_go_side_by_side() -> None:
+    # node m trains from 0 to 10 s, node n from 5 to 15 s by UTC; its boot clock is another
+    there = measured(run_share(1), at=5, machine_id="n", started_ns=900 * SECOND, ended_ns=910 * SECOND)
+    assert run_energy(a_run(), [measured(run_share(1)), there]).phase_seconds == {"train": 15.0}
+
+
+def test_a_clock_set_back_within_the_run_takes_no_time_away() -> None:
+    after = measured(run_share(1), at=10, started_at_us=START_US - 3_600_000_000, ended_at_us=START_US - 3_590_000_000)
+    assert run_energy(a_run(), [measured(run_share(1)), after]).phase_seconds == {"train": 20.0}
+
+
+def on_n(run: Run, start: int, end: int | None) -> Run:
+    """The run's part on machine n, whose boot clock is at 900 s when that of m is at 0."""
+    ended_us = None if end is None else START_US + end * 1_000_000
+    ended_ns = None if end is None else (900 + end) * SECOND
+    return replace(
+        run,
+        machine_id="n",
+        boot_id="nb",
+        started_at_us=START_US + start * 1_000_000,
+        started_ns=(900 + start) * SECOND,
+        ended_at_us=ended_us,
+        ended_ns=ended_ns,
+    )
+
+
+def there(*shares: Share, at: int = 0, seconds: int = 10, **changes: object) -> Measurement:
+    row = measured(*shares, at=at, seconds=seconds, machine_id="n", boot_id="nb", device="n-package-0", **changes)
+    return replace(row, started_ns=row.started_ns + 900 * SECOND, ended_ns=row.ended_ns + 900 * SECOND)
+
+
+def test_every_machine_is_covered_as_far_as_its_own_part_of_the_run_is() -> None:
+    # m runs for 20 s, n for 7: both are observed all the time
+    here = [measured(run_share(1)), measured(run_share(1), at=10)]
+    run = a_run()
+    rows = [*here, there(run_share(1), seconds=7)]
+    assert run_energy(run, rows, parts=[run, on_n(run, 0, 7)]).coverage == 1.0
+    assert run_energy(run, rows).coverage == 1.0, "a machine that does not say is as long as its measurements"
+
+
+def test_the_least_covered_device_of_all_machines_decides() -> None:
+    run = a_run()
+    here = [measured(run_share(1)), measured(run_share(1), at=10)]
+    parts = [run, on_n(run, 0, 8)]
+    assert run_energy(run, [*here, there(run_share(1), seconds=2)], parts=parts).coverage == pytest.approx(2 / 8)
+    assert run_energy(run, here, parts=parts).coverage == 0.0, "nothing was seen of n"
+    half = there(run_share(1), seconds=8, coverage=0.5)
+    assert run_energy(run, [*here, half], parts=parts).coverage == pytest.approx(0.5)
+
+
+def test_a_running_part_is_covered_up_to_what_is_known() -> None:
+    run = replace(a_run(), status=Status.RUNNING, ended_at_us=None, ended_ns=None)
+    parts = [run, on_n(run, 0, None)]
+    rows = [measured(run_share(1)), there(run_share(1), seconds=4)]
+    assert run_energy(run, rows, parts=parts).coverage == 1.0
+
+
+def test_devices_elsewhere_count_what_lies_in_their_machines_part() -> None:
+    run = a_run(10)
+    rows = [measured(run_share(100)), there(run_share(50), rest(50), seconds=10)]
+    energy = run_energy(run, rows, parts=[run, on_n(run, 0, 5)])
+    assert energy.devices == {"package-0": 100, "n-package-0": 50}
+    idle = there(rest(30), at=2, seconds=2)
+    assert run_energy(run, [*rows, idle], parts=[run, on_n(run, 0, 5)]).conservation.measured == 230
+
+
 def test_an_altered_share_is_refused() -> None:
     row = measured(run_share(100), rest(5))
     object.__setattr__(row, "energy_millijoules", 104)

@@ -9,6 +9,7 @@ import pytest
 from joulebook.errors import BadInput
 from joulebook.rows import Component, Labels, Method, Policy, Status, Technique
 from joulebook.summary import run_energy
+from joulebook_collector.machines import one_run
 from joulebook_reports.example import START_US, TRAINING, example_run, example_study
 from joulebook_reports.facts import RunFacts, StudyFacts
 from joulebook_reports.run_document import MODELLED_FIRST_LINE, STATED_FIRST_LINE
@@ -283,6 +284,51 @@ def test_unknown_hardware_is_not_equal_hardware(which: str) -> None:
     assert arm["observational"] is True
     assert arm["verdict"].startswith("observational (hardware not recorded): saves 20.0 %")
     assert arm["inference_verdict"].startswith("observational (hardware not recorded): saves 20.0 %")
+
+
+def on_two(facts: RunFacts, first: str, **records: dict[str, Any]) -> RunFacts:
+    """The run on two machines, of which ``first`` began, with what each adds to the record."""
+    named = sorted(records, key=lambda machine: machine != first)
+    parts = [
+        replace(
+            facts.run,
+            machine_id=machine,
+            started_at_us=facts.run.started_at_us + i,
+            record={**facts.run.record, **records[machine]},
+        )
+        for i, machine in enumerate(named)
+    ]
+    return replace(facts, run=one_run(parts), parts=tuple(parts))
+
+
+def test_which_machine_of_several_began_is_no_difference() -> None:
+    left = [on_two(f, "gpu-0", **{"gpu-0": {"load_1min": 1.0}, "gpu-1": {"load_1min": 99.0}}) for f in three(1.0)]
+    right = [on_two(f, "gpu-1", **{"gpu-0": {"load_1min": 2.0}, "gpu-1": {}}) for f in three(0.8, "lean")]
+    doc = documented(study_of(*left, *right))
+    assert arm_of(doc, "lean")["differs_from_baseline"] == []
+    assert arm_of(doc, "lean")["observational"] is False
+    assert doc["busy_runs"] == [f"base-{seed}: load 99.0 on 16 cores at its start" for seed in range(3)]
+
+
+def test_other_hardware_on_one_machine_of_two_is_grave_and_its_name_is_not() -> None:
+    left = [on_two(f, "gpu-0", **{"gpu-0": {}, "gpu-1": {}}) for f in three(1.0)]
+    right = [
+        on_two(f, "gpu-0", **{"gpu-0": {}, "gpu-1": {"cpu_model": "Other", "python": "3.13"}})
+        for f in three(0.8, "lean")
+    ]
+    arm = arm_of(documented(study_of(*left, *right)), "lean")
+    graver = {d["field"]: d["grave"] for d in arm["differs_from_baseline"]}
+    assert graver["cpu_model (gpu-1)"] is True
+    assert graver["python (gpu-1)"] is False
+    assert arm["observational"] is True
+
+
+def test_a_machine_without_a_record_is_not_known_to_be_like_any_other() -> None:
+    left = [on_two(f, "a", a={}, b={}) for f in three(1.0)]
+    right = [on_two(f, "a", a={}, b={}) for f in three(0.8, "lean")]
+    blank = replace(right[0].parts[1], record={})
+    right[0] = replace(right[0], parts=(right[0].parts[0], blank))
+    assert "hardware not recorded" in arm_of(documented(study_of(*left, *right)), "lean")["verdict"]
 
 
 def test_the_commit_and_load_are_not_grave() -> None:
