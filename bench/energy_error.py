@@ -64,7 +64,10 @@ def real_time(seconds: float) -> list[Row]:
         time.sleep(5)
         for name, node, agent, home, _ in running:
             node.end(agent)
-            for window in windows(node, measurements(home)):
+            measured = measurements(home)
+            if len({m.device_id for m in measured}) < len(node.truth(0, 1)):
+                raise SystemExit(f"{name}: of {len(node.truth(0, 1))} devices some have no row")
+            for window in windows(node, measured):
                 found["RAPL counter, wraps" if window.component != "gpu" else f"GPU {name}"].append(window)
             for sample in samples(node, home, hot=False):
                 phases["RAPL counter, wraps" if sample.component != "gpu" else f"GPU {name}"].append(sample)

@@ -119,7 +119,10 @@ class Node:
         return int(device_id.split("-")[1], 16)
 
     def end(self, process: subprocess.Popen) -> None:
-        """End one now."""
+        """End one now. Raises SystemExit where it had ended by itself."""
+        if process.poll() is not None:
+            told = process.stderr.read() if process.stderr is not None else ""
+            raise SystemExit(f"{process.args} ended by itself with {process.returncode}: {told!r}")
         process.terminate()
         process.wait(timeout=30)
 
