@@ -33,7 +33,7 @@ from joulebook.home import Home, find_home
 from joulebook.identity import boot_id, machine_id
 from joulebook.idle_windows import LOOK_NS, Found, Watch, idle_power, seconds_needed, window_ns
 from joulebook.lease import read_status, take_lease
-from joulebook.meters import Meter, MeterAbsent, Refused, Roots, open_meters, roots_from_environment
+from joulebook.meters import Device, Meter, MeterAbsent, Refused, Roots, open_meters, roots_from_environment
 from joulebook.processes import machine_counts
 from joulebook.remainder import Remainder
 from joulebook.rows import Method
@@ -117,11 +117,12 @@ class Session:
         self._seen = _histories(meters, machine)
         self._by_id = {seen.leaf.own_id: seen for seen in self._seen}
         self._watch = Watch(machine_cpus(roots))
-        steps = {
-            meter.name: [d.step_ns for d in meter.devices if LEAST_STEP_NS <= d.step_ns < LOOK_NS] for meter in meters
-        }
+        steps = {meter.name: {d.step_ns for d in meter.devices if _moves_in_steps(d)} for meter in meters}
         self._stepped = [meter for meter in meters if steps[meter.name]]
-        self._step_ns = max((step for found in steps.values() for step in found), default=0)
+        reads = {
+            n * step // READS_PER_STEP for step in set().union(*steps.values()) for n in range(1, READS_PER_STEP + 2)
+        }
+        self._further_ns = sorted(after for after in reads if after < LOOK_NS)
 
     def refuse_runs(self, cause: str, remedy: str) -> None:
         """Raise JoulebookError when a run is open: its agent needs the meters."""
@@ -145,7 +146,7 @@ class Session:
             if isinstance(found, str):
                 left_out[device.device_id] = found
             else:
-                measured.append(_idle(seen, found, state_of(device, kept.clock_state), at, forced=forced))
+                measured.append(_idle(seen, found, state_of(device, kept.clock_state), at))
         return measured, left_out
 
     def _follow(self, seconds: int) -> tuple[int, int]:
@@ -167,8 +168,8 @@ class Session:
             told = meter.busy()
             self._watch.look(now, {device_id: list(busy.pids) for device_id, busy in told.items()})
             self._tell_anew(meter)
-        for n in range(1, READS_PER_STEP + 2) if self._stepped else ():
-            _sleep_until(now + n * self._step_ns // READS_PER_STEP)
+        for after in self._further_ns:
+            _sleep_until(now + after)
             self._read(self._stepped)
         for seen in self._seen:
             if seen.node is not None:
@@ -194,6 +195,10 @@ class Session:
                 seen.history.device = book_name(device, self._machine)
 
 
+def _moves_in_steps(device: Device) -> bool:
+    return device.method is Method.COUNTER and LEAST_STEP_NS <= device.step_ns <= LOOK_NS
+
+
 def _sleep_until(at_ns: int) -> None:
     time.sleep(max(0.0, (at_ns - boottime_ns()) / NS_PER_SECOND))
 
@@ -211,12 +216,12 @@ def _histories(meters: Sequence[Meter], machine: str) -> list[_Seen]:
     return found
 
 
-def _idle(seen: _Seen, found: Found, clock_state: str, at: str, *, forced: bool) -> Idle:
+def _idle(seen: _Seen, found: Found, clock_state: str, at: str) -> Idle:
     device = seen.history.device
     return Idle(
         device.device_id, seen.leaf.meter, device.method, device.model, device.driver, seen.leaf.parts, clock_state,
         found.idle_watts, found.u_relative, found.median_watts, found.windows,
-        window_ns(device.step_ns) / NS_PER_SECOND, found.cpu_busy, at, forced,
+        window_ns(device.step_ns) / NS_PER_SECOND, found.cpu_busy, at, found.in_use > 0,
     )  # fmt: skip
 
 

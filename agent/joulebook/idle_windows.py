@@ -73,7 +73,8 @@ def _any_within(instants: Sequence[int], start: int, end: int) -> bool:
 @dataclass(frozen=True, slots=True)
 class Found:
     """Idle power of a device, W. u_relative: standard uncertainty of it where the true one lies within
-    median - p05 of p05 either way, rectangular: (median - p05) / sqrt(3), over p05.
+    median - p05 of p05 either way, rectangular: (median - p05) / sqrt(3), over p05.  in_use: of ``windows``, those that
+    count by force.
     """
 
     idle_watts: float
@@ -81,6 +82,7 @@ class Found:
     median_watts: float
     windows: int
     cpu_busy: float
+    in_use: int = 0
 
 
 def window_ns(step_ns: int) -> int:
@@ -106,12 +108,15 @@ def idle_power(
     length = window_ns(device.step_ns)
     watts, busy = [], []
     dropped: dict[str, int] = {}
+    in_use = 0
     for a in range(start, end - length + 1, length):
-        why = "" if forced else watch.what_for(device.component, own_id, a, a + length)
         power = _power(history, a, a + length)
-        if why or power is None:
-            dropped[why or "not read throughout"] = dropped.get(why or "not read throughout", 0) + 1
+        used = watch.what_for(device.component, own_id, a, a + length)
+        why = "not read throughout" if power is None else used
+        if power is None or (used and not forced):
+            dropped[why] = dropped.get(why, 0) + 1
             continue
+        in_use += bool(used)
         watts.append(power)
         busy.append(watch.cpu_busy(a, a + length))
     if len(watts) < LEAST_WINDOWS:
@@ -120,7 +125,7 @@ def idle_power(
     p05, middle = quantile(watts, QUANTILE), median(watts)
     if p05 <= 0:
         return "it read no energy in idle windows: a meter that does not count"
-    return Found(p05, (middle - p05) / math.sqrt(3) / p05, middle, len(watts), fmean(busy))
+    return Found(p05, (middle - p05) / math.sqrt(3) / p05, middle, len(watts), fmean(busy), in_use)
 
 
 def _power(history: DeviceHistory, start: int, end: int) -> float | None:

@@ -1,6 +1,7 @@
 """Idle power measured on an idle machine, then a run on a busy one: idle apart, exact, and divided by every policy."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -93,6 +94,27 @@ def test_idle_is_apart_once_it_is_known_and_every_policy_keeps_every_joule(simul
     assert totals[Policy.RESERVED]["runs"] - totals[Policy.UNALLOCATED]["runs"] == pytest.approx(idle_part, rel=0.02)
     assert totals[Policy.EQUAL]["runs"] == pytest.approx(totals[Policy.RESERVED]["runs"], rel=0.02)
     assert totals[Policy.UNALLOCATED]["runs"] < totals[Policy.UTILISATION]["runs"] < totals[Policy.RESERVED]["runs"]
+
+
+@pytest.mark.slow
+def test_a_node_is_calibrated_as_what_it_draws_beyond_its_parts(simulated, idle_proc) -> None:
+    simulated.powercap("--packages", "1", "--dram", "--curve", "constant:60")
+    bmc = simulated.start(
+        "simulate", "redfish", str(simulated.root / "bmc"), "--curve", "constant:200", stdout=subprocess.PIPE, text=True
+    )
+    name, _, value = bmc.stdout.readline().removeprefix("export ").strip().partition("=")
+    simulated.environ |= {name: shlex.split(value)[0], "JOULEBOOK_REDFISH_POLL_SECONDS": "0.1"}
+    out, err = calibration(simulated, idle_proc, "--seconds", "24", "--json").communicate(timeout=120)
+    watts = {idle["device_id"].partition("/")[2]: idle["idle_watts"] for idle in json.loads(out)["calibrated"]}
+    left = 200 - 60 * (1 + DRAM)
+    assert watts["redfish:node/remainder"] == pytest.approx(left, rel=0.02), err
+    done = simulated.joulebook("run", "--quiet", "--", "sleep", "6")
+    assert done.returncode == 0, done.stderr
+    rows = [row for row in simulated.measurements() if row.device_id.endswith("/remainder") and row.energy_millijoules]
+    seconds = sum(row.ended_ns - row.started_ns for row in rows) / 1e9
+    assert sum(row.idle_millijoules for row in rows) / 1e3 == pytest.approx(left * seconds, rel=0.03)
+    totals = [report(simulated, policy)["conservation"] for policy in Policy]
+    assert all(kept["measured"] == kept["runs"] + kept["idle"] + kept["unattributed"] for kept in totals)
 
 
 def test_it_is_refused_while_an_agent_has_the_meters(simulated) -> None:

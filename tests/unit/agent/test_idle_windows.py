@@ -63,7 +63,8 @@ def test_windows_in_which_the_cpus_worked_do_not_count() -> None:
 
 def test_force_counts_them() -> None:
     idle = found(drawing(lambda n: 30.0, 30), watched(30, lambda n: 0.5), 30, forced=True)
-    assert (idle.windows, idle.cpu_busy) == (30, pytest.approx(0.5))
+    assert (idle.windows, idle.in_use, idle.cpu_busy) == (30, 30, pytest.approx(0.5))
+    assert found(drawing(lambda n: 30.0, 30), watched(30), 30, forced=True).in_use == 0
 
 
 def board(seconds: int) -> DeviceHistory:
