@@ -39,9 +39,6 @@ LIMIT_MARGIN: Final = 2.0
 MOST_WATTS: Final = {Component.CPU: 1500.0, Component.DRAM: 500.0, Component.NODE: 20_000.0}
 """Where the tree gives no limits: far above any socket of 2026 (500-700 W), the DRAM beside it, and a whole node."""
 
-READ_PLATFORM: Final[bool] = False
-"""Whether psys is read. Not while the sampler books every device as a leaf: its packages would count twice."""
-
 LOOKS: Final = 5
 LOOK_PAUSE_SECONDS: Final = 0.002
 """How often and how far apart counters are looked at to find those that repeat another's."""
@@ -137,7 +134,7 @@ def open_rapl(roots: Roots) -> Rapl:
     Raises MeterAbsent when there are none, MeterUnavailable when any of them cannot be read: the sum over
     some packages would pass for the machine's.
     """
-    zones, left_out = _choose(find_zones(roots))
+    zones, left_out = admissible(find_zones(roots))
     there_is_a_reader = Path(socket_path()).exists()
     if not _has_parts(zones):
         if there_is_a_reader:
@@ -161,18 +158,6 @@ def open_rapl(roots: Roots) -> Rapl:
     looks = _looks(files)
     still = {device_id for device_id, counts in looks.items() if not any(counts)}
     return _meter(files, zones, left_out, mirrors(looks), still, read_cpu(roots))
-
-
-def _choose(found: Sequence[Zone]) -> tuple[list[Zone], list[LeftOut]]:
-    zones, left_out = admissible(found)
-    if READ_PLATFORM:
-        return zones, left_out
-    why = "contains the packages: summing both would count them twice"
-    wholes = [zone for zone in zones if zone.component is Component.NODE]
-    return [zone for zone in zones if zone not in wholes], [
-        *left_out,
-        *(LeftOut(f"{zone.control} {zone.path}", why) for zone in wholes),
-    ]
 
 
 def _has_parts(zones: Sequence[Zone]) -> bool:
@@ -204,7 +189,7 @@ def _through_reader(roots: Roots, cause: str) -> Rapl:
     except (OSError, ValueError) as error:
         remedy = "sudo systemctl restart joulebook-reader.socket"
         raise MeterUnavailable(f"{cause}; reader at {socket_path()}: {_why(error)}", remedy) from error
-    zones, left_out = _choose(_told_zones(roots, answer))
+    zones, left_out = admissible(_told_zones(roots, answer))
     if not _has_parts(zones):
         client.close()
         raise MeterAbsent(f"{cause}; the reader has no package either", "set JOULEBOOK_METERS without rapl")

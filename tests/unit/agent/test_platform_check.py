@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from joulebook import platform_check
 from joulebook.meters import Device, Reading, Roots
-from joulebook.meters import rapl as rapl_module
 from joulebook.meters.rapl import open_rapl
 from joulebook.platform_check import PLATFORM_ID, PlatformCheck
 from joulebook.rows import Component, Method
@@ -83,7 +82,6 @@ def machine(tmp_path: Path, factor: float) -> PowercapTree:
 def test_the_meter_gives_out_a_sound_platform_and_drops_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float
 ) -> None:
-    monkeypatch.setattr(rapl_module, "READ_PLATFORM", True)
     monkeypatch.setattr(platform_check, "CHECK_NS", 0)  # the tree's clock is moved by hand
     tree = machine(tmp_path, factor)
     tree.tick(0)
@@ -108,8 +106,7 @@ def test_the_meter_gives_out_a_sound_platform_and_drops_another(
     meter.close()
 
 
-def test_a_platform_that_stands_at_zero_is_left_out_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rapl_module, "READ_PLATFORM", True)
+def test_a_platform_that_stands_at_zero_is_left_out_at_once(tmp_path: Path) -> None:
     machine(tmp_path, 1.1).close()
     (tmp_path / "sys" / "class" / "powercap" / "intel-rapl:2" / "energy_uj").write_text("0\n")
     meter = open_rapl(Roots(tmp_path / "proc", tmp_path / "sys"))
@@ -118,16 +115,7 @@ def test_a_platform_that_stands_at_zero_is_left_out_at_once(tmp_path: Path, monk
     meter.close()
 
 
-def test_until_the_book_knows_parents_psys_is_left_out(tmp_path: Path) -> None:
-    machine(tmp_path, 1.1).close()
-    meter = open_rapl(Roots(tmp_path / "proc", tmp_path / "sys"))
-    assert PLATFORM_ID not in {one.device_id for one in meter.devices}
-    assert "intel-rapl psys" in {left.what for left in meter.left_out}
-    meter.close()
-
-
 def test_the_platform_is_judged_by_the_parts_that_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rapl_module, "READ_PLATFORM", True)
     monkeypatch.setattr(platform_check, "CHECK_NS", 0)
     tree = machine(tmp_path, 1.1)
     tree.tick(0)
@@ -141,7 +129,6 @@ def test_the_platform_is_judged_by_the_parts_that_are_read(tmp_path: Path, monke
 
 
 def test_a_dropped_platform_is_read_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rapl_module, "READ_PLATFORM", True)
     machine(tmp_path, 1.1).close()
     meter = open_rapl(Roots(tmp_path / "proc", tmp_path / "sys"))
     (whole,) = [one for one in meter.devices if one.device_id == PLATFORM_ID]
