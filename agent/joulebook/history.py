@@ -113,7 +113,7 @@ class DeviceHistory:
     edge: CLOCK_BOOTTIME ns up to which its measurements are made.  whole: of a remainder, the node's history: its
     uncertainty, its gaps and what nobody read of it are the whole's, however little of it is left.
     unread: stretches of a counter that nobody read for long, with what a report must say of them.  breaks: how often
-    its energy was lost track of.
+    its energy was lost track of.  first_ns: when it is known from, None before the first reading.
     """
 
     device: Device
@@ -129,6 +129,7 @@ class DeviceHistory:
     notes: list[tuple[int, str]] = field(default_factory=list)
     unread: list[tuple[int, int, str]] = field(default_factory=list)
     breaks: int = 0
+    first_ns: int | None = None
     _read_ns: int = 0
     _vague_ns: int | None = None
     _seen_ns: int = 0
@@ -165,7 +166,8 @@ class DeviceHistory:
         counter = reading.energy_microjoules is not None
         self._vague_ns = reading.at_ns if counter else None
         self._seen_ns = reading.at_ns
-        self.history.add(reading.at_ns - (self.device.step_ns // 2 if counter else 0), self._total)
+        self.first_ns = reading.at_ns - (self.device.step_ns // 2 if counter else 0)
+        self.history.add(self.first_ns, self._total)
 
     def _count(self, previous: Reading, reading: Reading) -> None:
         assert previous.energy_microjoules is not None

@@ -48,9 +48,11 @@ class Remainder:
     def follow(self, now_ns: int) -> None:
         """Take in the node's newest readings, as soon as its parts are known up to them, or too late to be."""
         known = min((part.history.last_time or 0 for part in self.parts if not part.is_silent(now_ns)), default=now_ns)
+        # What the parts drew before their own first reading is in nobody's history.
+        began = max((part.first_ns or 0 for part in self.parts), default=0)
         for segment in self.whole.history.segments:
             for t, value in zip(segment.times, segment.values, strict=True):
-                if t <= self._seen_ns:
+                if t <= self._seen_ns or t < began:
                     continue
                 if t > known:
                     return

@@ -22,7 +22,7 @@ from joulebook.errors import BadInput, JoulebookError
 from joulebook.folder import MarksFile, MarksFolder
 from joulebook.history import DeviceHistory, History
 from joulebook.marks import Line
-from joulebook.meters import Busy, Device, Follower, Limited, Meter, Reading, Roots
+from joulebook.meters import Askable, Busy, Device, Follower, Limited, Meter, Reading, Roots
 from joulebook.outbox import Outbox, OutboxStatus
 from joulebook.processes import Actor, ProcessTable
 from joulebook.record import start_of_run_record
@@ -115,6 +115,7 @@ class Sampler:
     _told: dict[str, Sequence[Device]] = field(default_factory=dict)
     _undigested: list[tuple[Meter, Sequence[Device], Sequence[Reading]]] = field(default_factory=list)
     _followers: list[Follower] = field(default_factory=list)
+    _askable: list[Askable] = field(default_factory=list)
     _looked_ns: int = 0
 
     def __post_init__(self) -> None:
@@ -125,6 +126,7 @@ class Sampler:
             for device in meter.devices:
                 self.devices[device.device_id] = self._history(meter.name, book_name(device, self.machine_id))
         self._told = {meter.name: meter.devices for meter in self.meters}
+        self._askable = [meter for meter in self.meters if isinstance(meter, Askable)]
         self._followers = [meter for meter in self.meters if isinstance(meter, Follower)]
         self._divide_nodes()
         self._plan_quick()
@@ -237,14 +239,16 @@ class Sampler:
                     continue
                 (history if history.whole is None else history.whole).add(reading)
         self._undigested.clear()
-        if self.nodes:
-            now = boottime_ns()
-            for node in self.nodes.values():
-                node.follow(now)
         if self._followers:
             leaves = [history for history in devices.values() if history.whole is None]
             for follower in self._followers:
                 follower.follow(leaves)
+                for reading in follower.read():
+                    history = devices[reading.device_id]
+                    (history if history.whole is None else history.whole).add(reading)
+        now = boottime_ns() if self.nodes else 0
+        for node in self.nodes.values():
+            node.follow(now)
 
     def _tell_anew(self, meter: str, devices: Sequence[Device]) -> None:
         """A meter has learnt more of its devices: another method from this reading on, another limit."""
@@ -411,6 +415,8 @@ class Sampler:
             run = self.book.runs[run_id].run
             if run.boot_id == self.boot_id and run.ended_ns is not None and run.ended_ns > self.edge:
                 self.ends.append(min(run.ended_ns, boottime_ns()))
+                for meter in self._askable:
+                    meter.ask_now(0)
 
     # -- closing spans ---------------------------------------------------------------------------
 
@@ -735,7 +741,7 @@ class Sampler:
         status = self._outbox_status or self.outbox.status()
         self._outbox_status = status
         outbox = OutboxState(
-            status.waiting_rows, status.bytes_on_disk, None, self.lost_rows, status.merged_spans,
+            status.waiting_rows, status.bytes_on_disk, status.oldest_us, self.lost_rows, status.merged_spans,
             status.refused_rows, len(status.set_aside), self.writable,
         )  # fmt: skip
         self.telemetry.publish(now, devices, outbox, len(self.book.open_ids()), shipping)

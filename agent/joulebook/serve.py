@@ -144,8 +144,10 @@ def _meter(agent: _Agent, lease: Lease) -> bool:
     home, machine, boot, roots = agent.home, machine_id(), boot_id(), roots_from_environment()
     path = outbox_path(home, machine)
     outbox = Outbox(path, writer=True, most_bytes=agent.settings.outbox_bytes)
-    shipper = _shipper(agent.destination, path)
+    shipper: Shipper | None = None
     try:
+        outbox.ship_to(None if agent.destination is None else agent.destination.url)
+        shipper = _shipper(agent.destination, path)
         if lease.last_holder not in ("", outbox.agent_id):
             leave_counters(outbox)
         lease.hold_for(outbox.agent_id)

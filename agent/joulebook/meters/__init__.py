@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "METERS",
+    "Askable",
     "Busy",
     "Device",
     "Entry",
@@ -162,6 +163,19 @@ class Follower(Protocol):
 
     def follow(self, histories: Iterable[DeviceHistory]) -> None:
         """Take in what the machine's other devices drew."""
+        ...
+
+    def read(self) -> Sequence[Reading]:
+        """What has become known by it."""
+        ...
+
+
+@runtime_checkable
+class Askable(Protocol):
+    """A meter that asks a controller or an exporter now and then, in a thread of its own."""
+
+    def ask_now(self, seconds: float) -> bool:
+        """Ask before it is time, and wait so long for the answer; whether it came."""
         ...
 
 
