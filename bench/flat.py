@@ -56,6 +56,7 @@ joulebook.clock.offset = CLOCK.offset
 
 from joulebook.folder import MarksFolder  # noqa: E402
 from joulebook.home import Home  # noqa: E402
+from joulebook.lease import take_lease  # noqa: E402
 from joulebook.loop import Loop  # noqa: E402
 from joulebook.meters import Device, Reading, Roots  # noqa: E402
 from joulebook.outbox import Outbox  # noqa: E402
@@ -169,7 +170,7 @@ class World:
         self.sampler = Sampler(outbox, folder, [Meter()], roots, Settings(sample_ns=TICK_NS), "bench", "boot")
         self.sampler.start()
         reader, _ = os.pipe()
-        self.loop = Loop(self.sampler, self.home, [], None, reader)
+        self.loop = Loop(self.sampler, self.home, [], None, reader, take_lease(self.home))
         self.job: Job | None = None
         self.begun = 0
 
