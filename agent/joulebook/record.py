@@ -14,6 +14,8 @@ from joulebook.rows import Component
 THREAD_VARIABLES: Final = (
     "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES",
 )  # fmt: skip
+VISIBILITY: Final = {False: ("CUDA_VISIBLE_DEVICES",), True: ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")}
+"""Whether a board is AMD's -> variables that limit which of them a process sees; the first that is set counts."""
 GIT_SECONDS: Final = 2.0
 
 
@@ -59,18 +61,32 @@ def _cpu_model(proc: Path) -> str | None:
 
 
 def _visible(environ: dict[str, str], devices: Sequence[Device]) -> list[str] | None:
-    """Device ids of the GPUs that the process may see, None when nothing limits them."""
-    text = environ.get("CUDA_VISIBLE_DEVICES")
-    if text is None:
-        return None
-    gpus = [device.device_id for device in devices if device.component is Component.GPU]
-    chosen = []
-    for word in (word.strip() for word in text.split(",") if word.strip()):
-        if word.isdigit() and int(word) < len(gpus):
-            chosen.append(gpus[int(word)])
-        else:
-            chosen += [gpu for gpu in gpus if gpu.startswith(word)]
-    return chosen
+    """Ids of the GPUs, or of their slices, that the process may see; None when nothing limits them.
+
+    Indices count the boards of the variable's vendor. Where one vendor's are limited, all of the other's are visible.
+    """
+    seen: list[str] = []
+    limited = False
+    for amd, variables in VISIBILITY.items():
+        boards = [
+            device.device_id
+            for device in devices
+            if device.component is Component.GPU and device.u_common_key.startswith("amdgpu:") == amd
+        ]
+        text = next((environ[name] for name in variables if name in environ), None)
+        limited |= text is not None
+        words = boards if text is None else text.split(",")
+        seen += [gpu for word in words for gpu in _named_by(word.strip(), boards)]
+    return list(dict.fromkeys(seen)) if limited else None
+
+
+def _named_by(word: str, boards: Sequence[str]) -> list[str]:
+    """The boards that a word of such a variable names, by index or by how their id begins; slices as they are."""
+    if word.startswith("MIG-"):
+        return [word]
+    if word.isdigit():
+        return [boards[int(word)]] if int(word) < len(boards) else []
+    return [board for board in boards if word and board.startswith(word)]
 
 
 def _git(proc: Path, pid: int) -> dict[str, Any]:
