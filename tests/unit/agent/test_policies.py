@@ -15,8 +15,8 @@ from joulebook_reports.cli import report
 PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "share-a-machine.md"
 
 millijoules = st.integers(0, 10**12)
-fractions = st.floats(0, 1, allow_subnormal=False)
-uses = st.floats(0, 1e6, allow_subnormal=False)
+fractions = st.integers(0, 1000).map(lambda n: n / 1000)
+uses = st.integers(0, 10**8).map(lambda n: n / 100)
 components = st.sampled_from([Component.CPU, Component.GPU, Component.DRAM])
 policies = st.sampled_from(Policy)
 
