@@ -14,8 +14,8 @@ from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from typing import Any, Final
 
-from joulebook.errors import LedgerError
-from joulebook.rows import NO_PHASE, Component, Measurement, Method, Policy, Run, Share, ShareKind
+from joulebook.errors import JoulebookError, LedgerError
+from joulebook.rows import NO_PHASE, Body, Component, Measurement, Method, Policy, Run, Share, ShareKind
 from joulebook.spans import overlap
 from joulebook.split import resplit
 from joulebook.units import NS_PER_SECOND, NS_PER_US, joules
@@ -170,6 +170,29 @@ def run_energy(
         phase_seconds=_phase_seconds(own),
         u_own=combined_u([part for parts in behind.values() for part in parts]),
     )
+
+
+def run_in(bodies: Iterable[Body], run_id: str) -> tuple[Run, RunEnergy]:
+    """The run and its energy from rows that wait, as this machine knows them.
+
+    Raises JoulebookError where it is not in them, or no longer whole: rows leave in their order, so a device of which
+    no row reaches back to the run's start has lost the first ones.
+    """
+    rows = list(bodies)
+    runs = [body for body in rows if isinstance(body, Run)]
+    versions = [body for body in runs if body.run_id == run_id]
+    if not versions:
+        raise JoulebookError(f"run {run_id} is not in the outbox", "joulebook report run, where its rows went")
+    run = versions[-1]
+    measurements = [body for body in rows if isinstance(body, Measurement)]
+    begun: dict[str, int] = {}
+    for m in measurements:
+        if m.boot_id == run.boot_id:
+            begun[m.device_id] = min(m.started_ns, begun.get(m.device_id, m.started_ns))
+    if any(start > run.started_ns for start in begun.values()):
+        raise JoulebookError(f"rows of run {run_id} have left already", "joulebook report run, where its rows went")
+    children = sorted({body.run_id for body in runs if body.labels.parent_run_id == run_id})
+    return run, run_energy(run, measurements, children=children)
 
 
 Owned = Sequence[tuple[Measurement, Share]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -10,6 +10,7 @@ from joulebook.errors import BadInput
 from joulebook.home import Home, find_home
 from joulebook.recover import recover
 from joulebook.rows import Measurement, Method, Policy, Run
+from joulebook.settings import settings_from_environment
 from joulebook.summary import run_energy
 from joulebook_collector.conservation import BookCheck, verify
 from joulebook_collector.ledger import Ledger
@@ -17,7 +18,7 @@ from joulebook_collector.priced import PricedSlot, Site
 from joulebook_collector.pricing import moves_of, price, slot_energies, slot_step_us
 from joulebook_collector.restate import Restatement, restatements
 from joulebook_collector.sites import read_sites
-from joulebook_collector.take import take_outboxes
+from joulebook_collector.take import take_outboxes, to_stderr
 
 from joulebook_reports.facts import Restated, RunFacts, StudyFacts
 
@@ -25,12 +26,15 @@ LAST = "last"
 
 
 @contextmanager
-def open_book(home: Home | None = None) -> Iterator[Ledger]:
-    """The home's ledger with everything that waited taken in: dead agents' leavings first, then the outboxes."""
+def open_book(home: Home | None = None, *, say: Callable[[str], None] = to_stderr) -> Iterator[Ledger]:
+    """The home's ledger with everything that waited taken in: dead agents' leavings first, then the outboxes.
+
+    say: takes a line for each outbox that is not this ledger's to take.
+    """
     place = (home or find_home()).make()
     recover(place)
     with Ledger.open(place.ledger) as ledger:
-        take_outboxes(ledger, place)
+        take_outboxes(ledger, place, collector_url=settings_from_environment().collector_url, say=say)
         yield ledger
 
 

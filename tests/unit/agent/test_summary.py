@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from joulebook.errors import LedgerError
+from joulebook.errors import JoulebookError, LedgerError
 from joulebook.rows import Component, Labels, Measurement, Method, Policy, Run, Share, ShareKind, Status, Weights
-from joulebook.summary import OUTSIDE_PHASES, check_conservation, combined_u, document, iso_utc, run_energy
+from joulebook.summary import OUTSIDE_PHASES, check_conservation, combined_u, document, iso_utc, run_energy, run_in
 
 SECOND = 1_000_000_000
 START_US = 1_780_000_000_000_000
@@ -228,6 +228,26 @@ def test_devices_elsewhere_count_what_lies_in_their_machines_part() -> None:
     assert energy.devices == {"package-0": 100, "n-package-0": 50}
     idle = there(rest(30), at=2, seconds=2)
     assert run_energy(run, [*rows, idle], parts=[run, on_n(run, 0, 5)]).conservation.measured == 230
+
+
+def test_a_run_is_told_from_rows_that_wait() -> None:
+    child = replace(a_run(), run_id="c1", labels=Labels(parent_run_id="r1"))
+    before = replace(a_run(), status=Status.RUNNING, ended_at_us=None, ended_ns=None)
+    rows = [before, measured(run_share(70), run_share(30, "c1")), measured(rest(9), at=10), child, a_run()]
+    run, energy = run_in(rows, "r1")
+    assert (run, energy.own, energy.child) == (a_run(), 70, {"c1": 30})
+    assert energy.conservation.measured == 109
+
+
+def test_a_run_whose_first_rows_have_left_is_not_told_by_the_rest() -> None:
+    rows = [measured(run_share(5), at=10), a_run()]
+    with pytest.raises(JoulebookError, match="rows of run r1 have left already"):
+        run_in(rows, "r1")
+    whole = [measured(run_share(5)), measured(run_share(5), at=10)]
+    with pytest.raises(JoulebookError, match="have left"):
+        run_in([*whole, measured(run_share(5), at=10, device="gpu-0"), a_run()], "r1")
+    with pytest.raises(JoulebookError, match="not in the outbox"):
+        run_in(whole, "r1")
 
 
 def test_an_altered_share_is_refused() -> None:
