@@ -27,6 +27,7 @@ class Job:
         """Its end, untouched (law 7); the summary's document and the run."""
         printed, complaints = self.process.communicate(timeout=seconds)
         assert (self.process.returncode, printed) == (3, "begun\ndone\n"), complaints
+        assert self.out.exists(), complaints
         document = json.loads(self.out.read_text())
         return document, simulated.runs()[document["run_id"]]
 

@@ -214,8 +214,11 @@ class DeviceHistory:
             len(times) == 1
         ):  # two gaps with one reading between them: no measurement tells of the first, so this one does
             self.notes = [(reading.at_ns if t >= times[0] else t, said) for t, said in self.notes]
+        # Not before what is known or booked already, however long the counter may have stood there.
+        known_ns = max(times[-1], self.edge) if times else self.edge
+        first_ns = max(reading.at_ns - (self.device.step_ns // 2 if counter else 0), min(known_ns, reading.at_ns))
         self.history.gap()
-        self.history.add(reading.at_ns - (self.device.step_ns // 2 if counter else 0), self._total)
+        self.history.add(first_ns, self._total)
         self._vague_ns = reading.at_ns if counter else None
         self._seen_ns = reading.at_ns
         self.notes.append((reading.at_ns, note))
@@ -228,10 +231,11 @@ class DeviceHistory:
             return
         steps = -(-(updated_ns - vague) // self.device.step_ns)
         at = updated_ns - steps * self.device.step_ns
-        times = self.history.segments[-1].times
+        before, times = self.history.segments[:-1], self.history.segments[-1].times
         if self._total and self.edge > (times[-2] if len(times) > 1 else at):
             return  # a measurement that is made already ends on the line to that knot: it stays as it was booked
-        self.history.move_last(at)
+        if not (len(times) == 1 and before and at < before[-1].times[-1]):
+            self.history.move_last(at)
 
     def _integrate(self, previous: Reading, reading: Reading) -> None:
         assert previous.power_milliwatts is not None

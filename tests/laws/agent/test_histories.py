@@ -258,6 +258,18 @@ def test_a_counter_caught_in_the_act_leaves_what_was_booked_alone():
     assert sum(row.energy_millijoules for row in rows) == segment.at(1000 * MS) // 1000 - segment.at(0) // 1000
 
 
+def test_a_gap_ends_after_what_is_known_before_it():
+    """Its counter may have stood where it restarted for half a step: not before the span that is closed already."""
+    history = gpu((1, 0), (1000, 90))
+    rows = measure(SCENE, [history], 1 * MS, 950 * MS, OFFSET)
+    history.edge = 950 * MS
+    history.add(Reading("d", 1001 * MS, 1, None, restarted=True))
+    history.add(Reading("d", 1500 * MS, 50_000_000))
+    rows += measure(SCENE, [history], 950 * MS, 1450 * MS, OFFSET)
+    assert all(a.ended_ns <= b.started_ns for a, b in pairwise(rows))
+    assert sum(row.energy_millijoules for row in rows) == pytest.approx(90_000 * 949 / 999 + 50_000, abs=2)
+
+
 def test_two_gaps_with_one_reading_between_them_are_both_told():
     history = gpu((0, 900), (1000, 1000), (2000, 50), (3000, 20), (4000, 120))
     rows = measure(SCENE, [history], 0, 4000 * MS, OFFSET)

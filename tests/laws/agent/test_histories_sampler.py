@@ -1,0 +1,141 @@
+"""Laws of the sampler with its outbox: through lost readings, dead agents and refused writes, a counter is booked once.
+
+The sampler and the outbox are the real ones, on a clock that the test moves; the meter is made up.
+"""
+
+import tempfile
+from itertools import pairwise
+from pathlib import Path
+
+import joulebook.loop
+import joulebook.sampler
+import pytest
+from faults import assert_nothing_double, by_device
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from joulebook.clock import Offset
+from joulebook.folder import MarksFolder
+from joulebook.home import Home
+from joulebook.meters import Device, Reading, Roots
+from joulebook.outbox import Outbox
+from joulebook.rows import Component, Measurement, Method
+from joulebook.sampler import Sampler
+from joulebook.settings import Settings
+
+MS = 1_000_000
+S = 1000 * MS
+BEGAN = 3600 * S
+WRAPS = 2**36
+WATTS = {"cpu": 40, "gpu": 300, "polled": 120}
+DEVICES = (
+    Device("cpu", Component.CPU, Method.COUNTER, 0.03, "c", wraps_at_microjoules=WRAPS, most_watts=80.0),
+    Device("gpu", Component.GPU, Method.COUNTER, 0.03, "g", step_ns=100 * MS, most_watts=900.0),
+    Device("polled", Component.GPU, Method.INTEGRATED, 0.03, "p", step_ns=S, limit_watts=200.0, averaged=True),
+)
+
+
+class Machine:
+    """Three devices of constant power, read at the test's own time. away: those that do not answer now."""
+
+    name, left_out, devices = "made-up", (), DEVICES
+
+    def __init__(self):
+        self.now_ns = BEGAN
+        self.away = frozenset()
+        self.fails = False
+
+    def counted(self, device_id, t):
+        step = {device.device_id: device.step_ns for device in DEVICES}[device_id]
+        return WATTS[device_id] * ((t - BEGAN) // step * step) // 1000
+
+    def read(self):
+        if self.fails:
+            raise OSError("no answer")
+        t = self.now_ns
+        readings = [
+            Reading("cpu", t, (WRAPS - 10**8 + self.counted("cpu", t)) % WRAPS),
+            Reading("gpu", t, 10**9 + self.counted("gpu", t)),
+            Reading("polled", t, None, WATTS["polled"] * 1000),
+        ]
+        return [reading for reading in readings if reading.device_id not in self.away]
+
+    def busy(self):
+        return {}
+
+    def close(self):
+        """Nothing is held."""
+
+
+class Agent:
+    """One life of an agent on that machine."""
+
+    def __init__(self, home, machine):
+        self.outbox = Outbox(home.outboxes / "m.sqlite", writer=True)
+        folder = MarksFolder(home, Path("/proc"), "m", "b")
+        self.sampler = Sampler(self.outbox, folder, [machine], Roots(), Settings(grace_ns=5 * S), "m", "b")
+        self.sampler.start()
+
+    def tick(self, now):
+        self.sampler.read_meters()
+        if self.sampler.close_spans(now):
+            self.sampler.flush(now)
+
+    def end(self, now):
+        """As the loop ends it."""
+        self.sampler.read_meters()
+        self.sampler.close_spans(now, force=True)
+        self.sampler.close_all(now)
+        assert self.sampler.flush(now, finish_through=now)
+        self.outbox.close()
+
+
+waits = st.one_of(st.just(1000), st.integers(20, 3000), st.integers(3000, 25_000))
+events = st.lists(
+    st.tuples(
+        waits,
+        st.sampled_from(["", "", "", "", "die", "end", "fail", "cpu", "gpu", "polled", "cpu gpu", "back", "back"]),
+    ),
+    min_size=5,
+    max_size=60,
+)
+
+
+@settings(max_examples=40)
+@given(events)
+def test_through_lost_readings_and_dead_agents_a_counter_is_booked_once(happens):
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as place:
+        machine, home = Machine(), Home(Path(place) / "home").make()
+        patch.setattr(joulebook.sampler, "boottime_ns", lambda: machine.now_ns)
+        patch.setattr(joulebook.sampler, "clock_offset", lambda: Offset(1_790_000_000 * S))
+        agent = Agent(home, machine)
+        for wait_ms, event in happens:
+            machine.now_ns += wait_ms * MS
+            machine.fails = event == "fail"
+            if event == "back":
+                machine.away = frozenset()
+            elif event in ("cpu", "gpu", "polled", "cpu gpu"):
+                machine.away = frozenset(event.split())
+            if event in ("die", "end"):
+                if event == "end":
+                    agent.end(machine.now_ns)
+                else:
+                    agent.outbox.close()
+                machine.now_ns += wait_ms * MS
+                agent = Agent(home, machine)
+            agent.tick(machine.now_ns)
+        machine.fails, machine.away = False, frozenset()
+        machine.now_ns += 200 * MS
+        agent.end(machine.now_ns)
+        outbox = Outbox(home.outboxes / "m.sqlite", writer=False)
+        rows = [row for row in outbox.bodies() if isinstance(row, Measurement)]
+        outbox.close()
+    assert_nothing_double(rows)
+    for device_id, mine in by_device(rows).items():
+        name = device_id.rpartition("/")[2]
+        booked = sum(row.energy_millijoules for row in mine)
+        seconds = sum(row.ended_ns - row.started_ns for row in mine) / 1e9
+        assert booked == pytest.approx(1000 * WATTS[name] * seconds, abs=2 * len(mine) + WATTS[name] * 100 + 10)
+        if name != "polled":
+            # Whole from the first reading to the last, whoever lived meanwhile and whatever was not answered.
+            assert all(a.ended_ns == b.started_ns for a, b in pairwise(mine)), name
+            assert machine.now_ns - mine[-1].ended_ns <= 100 * MS
