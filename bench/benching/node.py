@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -61,6 +63,8 @@ class Node:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # what it started and left behind
             if process.stdout is not None:
                 process.stdout.close()
         self._directory.cleanup()
@@ -103,7 +107,8 @@ class Node:
 
     def start(self, command: list[str], environ: dict[str, str] | None = None, **options) -> subprocess.Popen:
         """Start a process that ends with the node."""
-        process = subprocess.Popen(command, env={**self.environ, **(environ or {})}, **options)
+        environ = {**self.environ, **(environ or {})}
+        process = subprocess.Popen(command, env=environ, start_new_session=True, **options)
         self._started.append(process)
         return process
 

@@ -4,6 +4,7 @@ python rank.py CHILDREN LOG_SECONDS        (0: it never logs)
 """
 
 import contextlib
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +12,12 @@ import time
 import joulebook
 
 
+def leave(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main() -> None:
+    signal.signal(signal.SIGTERM, leave)
     children = [subprocess.Popen(["sleep", "3600"]) for _ in range(int(sys.argv[1]))]
     seconds = float(sys.argv[2])
     try:

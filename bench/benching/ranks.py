@@ -17,7 +17,7 @@ def main() -> None:
         subprocess.Popen(command, env={**os.environ, "RANK": str(rank), "WORLD_SIZE": str(count)})
         for rank in range(count)
     ]
-    signal.signal(signal.SIGTERM, lambda *_: [rank.send_signal(signal.SIGINT) for rank in ranks])
+    signal.signal(signal.SIGTERM, lambda *_: [rank.terminate() for rank in ranks])
     for rank in ranks:
         rank.wait()
 
