@@ -21,7 +21,8 @@ STEPS: Final = 10
 LEAST_WINDOWS: Final = 20
 """Idle windows from which a 5th percentile is read at least."""
 MOST_BUSY: Final = 0.05
-"""Part of the machine's CPUs that may work in an idle window."""
+"""Part of the machine's CPUs that may work in an idle window, and in no case more than MOST_CPUS of them."""
+MOST_CPUS: Final = 1.0
 QUANTILE: Final = 0.05
 LOOK_NS: Final = NS_PER_SECOND
 """Distance between two looks at who uses a GPU."""
@@ -57,8 +58,9 @@ class Watch:
             if not _any_within(self.looks.get(device_id, ()), start, end):
                 return "unknown users"
             return "used by processes" if _any_within(self.users.get(device_id, ()), start, end) else ""
-        if self.cpu_busy(start, end) > MOST_BUSY:
-            return f"CPUs busy above {MOST_BUSY:.0%}"
+        most = min(MOST_BUSY, MOST_CPUS / self.cpus)
+        if self.cpu_busy(start, end) > most:
+            return f"CPUs busy above {100 * most:.2g}%"
         if component in (Component.CPU, Component.DRAM):
             return ""
         used = any(_any_within(instants, start, end) for instants in self.users.values())

@@ -61,6 +61,13 @@ def test_windows_in_which_the_cpus_worked_do_not_count() -> None:
     assert text == "15 idle windows of 1 s, 20 needed, 15 CPUs busy above 5%"
 
 
+def test_on_a_large_machine_one_cpu_at_most_may_work() -> None:
+    history = drawing(lambda n: 30.0, 30)
+    assert found(history, watched(30, lambda n: 0.99 / 128, 128), 30).windows == 30
+    told = found(history, watched(30, lambda n: 1.1 / 128, 128), 30)
+    assert told == "0 idle windows of 1 s, 20 needed, 30 CPUs busy above 0.78%"
+
+
 def test_force_counts_them() -> None:
     idle = found(drawing(lambda n: 30.0, 30), watched(30, lambda n: 0.5), 30, forced=True)
     assert (idle.windows, idle.in_use, idle.cpu_busy) == (30, 30, pytest.approx(0.5))
