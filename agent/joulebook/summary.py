@@ -23,6 +23,11 @@ from joulebook.units import NS_PER_SECOND, NS_PER_US, joules
 COVERAGE_FACTOR = 2.0
 """Intervals are value +- k standard uncertainties, k = 2 (about 95 %)."""
 
+REMAINDER: Final = "/remainder"
+"""How the ids of such devices end; ``remainder.SUFFIX``, without its imports."""
+REST_OF_NODE: Final = "rest of the node"
+"""How documents and tables call what a node drew beyond its metered parts."""
+
 OUTSIDE_PHASES: Final = "outside phases"
 """How documents and tables call the joules of a run that fall in no phase."""
 
@@ -58,6 +63,7 @@ class RunEnergy:
     devices: device -> measured millijoules within the run's span, whoever used it.  conservation: under the policy,
     over whole measurements, those at the span's ends too.
     coverage: observed part of the run's span on each machine, the least covered device of all deciding.
+    component_names: component -> what its devices are, for people.
     phase_seconds: phase -> seconds in which some process was in it; outside phases: in which none was in any.
     """
 
@@ -75,6 +81,7 @@ class RunEnergy:
     notes: tuple[str, ...] = ()
     phase_seconds: dict[str, float] = field(default_factory=dict)
     u_own: float = 0.0
+    component_names: dict[Component, str] = field(default_factory=dict)
 
     @property
     def own(self) -> int:
@@ -95,6 +102,11 @@ class RunEnergy:
 def check_conservation(measurements: Iterable[Measurement]) -> Conservation:
     """The totals of law 1. Raises LedgerError on the first measurement whose shares do not exhaust it."""
     return _conservation((m, m.shares) for m in measurements)
+
+
+def conservation_under(measurements: Iterable[Measurement], policy: Policy) -> Conservation:
+    """The totals of law 1 with every measurement split again under the policy: what is idle depends on it."""
+    return _conservation((m, resplit(m, policy)) for m in measurements)
 
 
 def _conservation(divided: Iterable[tuple[Measurement, Sequence[Share]]]) -> Conservation:
@@ -169,6 +181,7 @@ def run_energy(
         notes=tuple(sorted({f"{m.device_id}: {m.note}" for m in inside if m.note})),
         phase_seconds=_phase_seconds(own),
         u_own=combined_u([part for parts in behind.values() for part in parts]),
+        component_names=_names(own),
     )
 
 
@@ -242,6 +255,15 @@ def _methods(owned: Owned) -> dict[Component, Method]:
     for m, _ in owned:
         worst[m.component] = max(worst.get(m.component, Method.COUNTER), m.method, key=list(Method).index)
     return worst
+
+
+def _names(owned: Owned) -> dict[Component, str]:
+    """Each component by its own name; other devices that are a node's remainder by theirs."""
+    remainders = [m.device_id.endswith(REMAINDER) for m, _ in owned if m.component is Component.OTHER]
+    names = {m.component: str(m.component) for m, _ in owned}
+    if any(remainders):
+        names[Component.OTHER] = REST_OF_NODE if all(remainders) else f"{Component.OTHER}, with the {REST_OF_NODE}"
+    return names
 
 
 def _measured_by_device(parts: Parts, inside: Iterable[Measurement]) -> dict[str, int]:
@@ -350,6 +372,7 @@ def document(run: Run, energy: RunEnergy) -> dict[str, Any]:
         "children": {run_id: joules(mj) for run_id, mj in energy.child.items()},
         "energy_with_children_joules": joules(energy.total),
         "method": {str(c): str(method) for c, method in energy.method.items()},
+        "component_names": {str(c): name for c, name in energy.component_names.items()},
         "phases": {phase_name(p): _joules_by(parts) for p, parts in energy.phase.items()},
         "phase_seconds": {phase_name(p): seconds for p, seconds in energy.phase_seconds.items()},
         "members": _joules_by(energy.member),

@@ -79,7 +79,7 @@ def energy_by_phase(doc: Mapping[str, Any]) -> str:
             )
         axes.set_yticks(range(len(names)), names)
         axes.set_xlim(0, max(left) * 1.16)
-        _key(axes, [(component, COLOURS[component]) for component in components])
+        _key(axes, [(doc["component_names"].get(name, name), COLOURS[name]) for name in components])
 
     return _svg(draw, 0.95 + _row_inches(names, 0.36) * len(names), "Energy by phase and component")
 

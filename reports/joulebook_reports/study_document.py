@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from joulebook.errors import BadInput
 from joulebook.rows import Component, Measurement, Method, Policy
-from joulebook.summary import iso_utc
+from joulebook.summary import conservation_under, iso_utc
 from joulebook_collector.conservation import BookCheck
 
 from joulebook_reports.arms import RunRow, inherited_runs, phase_names, run_row, sort_runs
@@ -76,7 +76,8 @@ def study_document(study: StudyFacts, asked: Asked, as_of_us: int, book: BookChe
     baseline is not one of the arms.
     """
     measurements = _all_measurements(study)
-    conservation = checked(measurements)
+    checked(measurements)
+    conservation = conservation_under(measurements, study.policy)
     by_arm, left_out = sort_runs(study)
     if not by_arm:
         reasons = "; ".join(f"{run.run_id}: {run.reason}" for run in left_out) or "it has no runs"

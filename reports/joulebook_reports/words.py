@@ -35,11 +35,12 @@ def component_rows(doc: RunDocument) -> list[tuple[str, str, str, str]]:
     rows = []
     total = doc["energy_total_joules"]
     for name, joules in sorted(doc["energy_joules"].items()):
+        shown = doc["component_names"].get(name, name)
         if joules is None:
-            rows.append((name, NOT_MEASURED, NONE, NONE))
+            rows.append((shown, NOT_MEASURED, NONE, NONE))
             continue
         pair = doc["energy_interval_joules"].get(name)
-        rows.append((name, energy_text(joules, pair), _percent(joules, total), doc["method"].get(name, NONE)))
+        rows.append((shown, energy_text(joules, pair), _percent(joules, total), doc["method"].get(name, NONE)))
     rows.append(("total", energy_text(total, doc["energy_total_interval_joules"]), _percent(total, total), ""))
     return rows
 

@@ -16,6 +16,7 @@ from joulebook.errors import BadInput, JoulebookError, LedgerError
 from joulebook.home import Home
 from joulebook.outbox import Outbox
 from joulebook.rows import Component, Labels, Measurement, Method, Policy, Run, Share, ShareKind, Status, Weights
+from joulebook.split import split
 from joulebook_collector.factors import NewFactor, add_factors
 from joulebook_collector.ledger import Ledger
 from joulebook_collector.priced import SeriesKey
@@ -283,3 +284,66 @@ def test_a_run_on_two_nodes_is_one_report(tmp_path: Path, monkeypatch: pytest.Mo
     assert doc["devices"] == {"GPU of node-0": 5.0, "GPU of node-1": 3.5}
     assert "ran on 2 machines (node-0, node-1)" in doc["notes"]
     assert doc["conservation_statement"].startswith("PASS")
+
+
+def test_a_calibrated_node_with_parts_is_summed_priced_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Over 10 s: cpu 600 mJ, 200 of it idle; beyond its parts the node drew 400 mJ. The run used all of the time and
+    # reserves half: 400 + 100 of the cpu, 200 of the rest.
+    monkeypatch.setenv("JOULEBOOK_HOME", str(tmp_path))
+    home = Home(tmp_path).make()
+    run_claim = Share(ShareKind.RUN, 0, Policy.RESERVED, "r1", "train", weights=Weights(10.0, 0.0, 0.5))
+    others = Share(ShareKind.UNATTRIBUTED, 0, Policy.RESERVED, weights=Weights(0.0, 0.0, 0.5))
+    cpu, rest = (
+        split(600, [run_claim, others], Policy.RESERVED, Component.CPU, 200),
+        split(400, [run_claim, others], Policy.RESERVED, Component.OTHER),
+    )
+    rows = [
+        a_measurement(0, 10, 600, machine_id="server-1", device_id="server-1/package-0", component=Component.CPU,
+            shares=cpu, idle_millijoules=200),
+        a_measurement(0, 10, 400, machine_id="server-1", device_id="server-1/node/remainder",
+            component=Component.OTHER, shares=rest),
+    ]  # fmt: skip
+    outbox = Outbox(home.outboxes / "server-1.sqlite", writer=True)
+    rows = [replace(m, started_at_us=YEAR_US[0], ended_at_us=YEAR_US[0] + 10_000_000) for m in rows]
+    run = a_run("r1", 0, 10, machine_id="server-1", started_at_us=YEAR_US[0], ended_at_us=YEAR_US[0] + 10_000_000)
+    outbox.write(final=[*rows, run])
+    outbox.close()
+    report("run")
+    price(home, 300.0)
+    doc = json.loads(report("run", "r1", "--json"))
+    assert doc["energy_joules"] == {"cpu": 0.5, "dram": None, "gpu": None, "other": 0.2}
+    assert doc["emissions_g"] == pytest.approx(0.7 / 3.6e6 * 1.2 * 300.0)
+    assert doc["conservation"] == {"measured": 1000, "runs": 700, "idle": 100, "unattributed": 200}
+    assert doc["book"]["conservation"] == doc["conservation"]
+    unallocated = json.loads(report("run", "r1", "--json", "--policy", "unallocated"))
+    assert unallocated["conservation"] == {"measured": 1000, "runs": 800, "idle": 200, "unattributed": 0}
+    for text in (report("run", "r1"), report("run", "r1", "--format", "html")):
+        assert "rest of the node" in text
+        assert "measured 1,000 mJ = runs 700 + idle 100 + unattributed 200 mJ" in text
+
+
+def test_a_studys_conservation_is_that_of_its_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOULEBOOK_HOME", str(tmp_path))
+    home = Home(tmp_path).make()
+    claims = [
+        Share(ShareKind.RUN, 0, Policy.RESERVED, "r1", "train", weights=Weights(10.0, 10.0, 0.5)),
+        Share(ShareKind.UNATTRIBUTED, 0, Policy.RESERVED, weights=Weights(0.0, 0.0, 0.5)),
+    ]
+    shares = split(600, claims, Policy.RESERVED, Component.GPU, 200)
+    outbox = Outbox(home.outboxes / "m1.sqlite", writer=True)
+    run = a_run("r1", 0, 10, labels=Labels(study="s", arm="baseline"))
+    outbox.write(final=[a_measurement(0, 10, 600, shares=shares, idle_millijoules=200), run])
+    outbox.close()
+    expected = {
+        "reserved": (500, 100, 0),
+        "utilisation": (600, 0, 0),
+        "equal": (600, 0, 0),
+        "unallocated": (400, 200, 0),
+    }
+    for policy, (runs, idle, nobody) in expected.items():
+        doc = json.loads(report("study", "s", "--json", "--policy", policy))
+        assert doc["conservation"] == {"measured": 600, "runs": runs, "idle": idle, "unattributed": nobody}, policy
+        assert doc["arms"][0]["marginal_joules"]["point"] == runs / 1000
+        assert doc["book"]["conservation"]["runs"] == 500, "as written"

@@ -6,8 +6,21 @@ from dataclasses import replace
 
 import pytest
 from joulebook.errors import JoulebookError, LedgerError
+from joulebook.remainder import SUFFIX
 from joulebook.rows import Component, Labels, Measurement, Method, Policy, Run, Share, ShareKind, Status, Weights
-from joulebook.summary import OUTSIDE_PHASES, check_conservation, combined_u, document, iso_utc, run_energy, run_in
+from joulebook.split import split
+from joulebook.summary import (
+    OUTSIDE_PHASES,
+    REMAINDER,
+    Conservation,
+    check_conservation,
+    combined_u,
+    conservation_under,
+    document,
+    iso_utc,
+    run_energy,
+    run_in,
+)
 
 SECOND = 1_000_000_000
 START_US = 1_780_000_000_000_000
@@ -248,6 +261,61 @@ def test_a_run_whose_first_rows_have_left_is_not_told_by_the_rest() -> None:
         run_in([*whole, measured(run_share(5), at=10, device="gpu-0"), a_run()], "r1")
     with pytest.raises(JoulebookError, match="not in the outbox"):
         run_in(whole, "r1")
+
+
+def leaf(*shares: Share, device: str, component: Component = Component.OTHER) -> Measurement:
+    return measured(*shares, device=device, component=component, u_common_key=device)
+
+
+def test_what_a_node_drew_beyond_its_parts_is_summed_and_has_a_name() -> None:
+    cpu, beyond = measured(run_share(700)), leaf(run_share(300), device="m/node" + REMAINDER)
+    energy = run_energy(a_run(10), [cpu, beyond])
+    assert (energy.own, energy.component) == (1000, {Component.CPU: 700, Component.OTHER: 300})
+    assert energy.component_names == {Component.CPU: "cpu", Component.OTHER: "rest of the node"}
+    told = document(a_run(10), energy)
+    assert told["energy_joules"] == {"cpu": 0.7, "dram": None, "gpu": None, "other": 0.3}
+    assert told["component_names"]["other"] == "rest of the node"
+    assert REMAINDER == SUFFIX, "as the agent writes it"
+
+
+def test_other_devices_beside_a_remainder_are_not_called_by_its_name() -> None:
+    fans, beyond = leaf(run_share(5), device="m/fans"), leaf(run_share(3), device="m/node" + REMAINDER)
+    assert run_energy(a_run(10), [fans]).component_names == {Component.OTHER: "other"}
+    assert run_energy(a_run(10), [fans, beyond]).component_names == {
+        Component.OTHER: "other, with the rest of the node"
+    }
+
+
+def test_a_node_alone_is_a_leaf_and_summed_whole() -> None:
+    energy = run_energy(a_run(10), [leaf(run_share(40), device="m/node", component=Component.NODE)])
+    assert (energy.own, energy.component_names) == (40, {Component.NODE: "node"})
+    assert document(a_run(10), energy)["energy_joules"]["node"] == 0.04
+
+
+def idle_share(millijoules: int, policy: Policy = Policy.RESERVED) -> Share:
+    return Share(ShareKind.IDLE, millijoules, policy)
+
+
+def test_a_node_is_runs_idle_and_unattributed_under_every_policy() -> None:
+    # 1000 mJ, 400 of it idle. Two runs reserve a quarter and a half; of 8 s of use the first made 6, others 2.
+    # The 600 dynamic: 450 to r1, 0 to r2, 150 to nobody. Idle: reserved 100, 200 and 100 idle; by use 300, 0, 100 idle;
+    # equal 200 and 200; unallocated 400 idle.
+    claims = [run_share(0, cpu=6.0, reserved=0.25), run_share(0, "r2", cpu=0.0, reserved=0.5), rest(0, 2.0, 0.25)]
+    shares = split(1000, claims, Policy.RESERVED, Component.CPU, 400)
+    row = measured(*shares, idle_millijoules=400)
+    expected = {
+        Policy.RESERVED: (550, 750, 100, 150),
+        Policy.UTILISATION: (750, 750, 100, 150),
+        Policy.EQUAL: (650, 850, 0, 150),
+        Policy.UNALLOCATED: (450, 450, 400, 150),
+    }
+    for policy, (own, runs, idle, nobody) in expected.items():
+        energy = run_energy(a_run(10), [row], policy)
+        assert energy.own == own, policy
+        assert energy.conservation == Conservation(1000, runs, idle, nobody), policy
+        assert conservation_under([row], policy) == energy.conservation
+        assert energy.conservation.holds
+    assert check_conservation([row]) == Conservation(1000, 750, 100, 150), "as written"
 
 
 def test_an_altered_share_is_refused() -> None:

@@ -17,7 +17,7 @@ from joulebook_collector.imports import import_file, parse_techniques
 from joulebook_collector.ledger import Ledger
 from joulebook_collector.pricing import price, slot_energies
 from joulebook_collector.sites import add_site
-from joulebook_collector.testing import a_batch
+from joulebook_collector.testing import START_US, a_batch, a_measurement
 
 
 @pytest.fixture
@@ -367,6 +367,30 @@ def test_a_node_beside_its_parts_is_refused(take, first, second, cause):
     with pytest.raises(BadInput, match=cause) as caught:
         take("runs" if second.startswith("run,") else "measurements", second)
     assert "not both" in caught.value.remedy
+
+
+PART = """machine,device,component,started_at,ended_at,energy_joules,run
+m1,dimm,dram,{from},{to},5,
+"""
+
+
+def part_at(start_us: int, seconds: int) -> str:
+    times = {"from": START_US + start_us, "to": START_US + start_us + seconds * 1_000_000}
+    return PART.format(**{name: datetime.fromtimestamp(at // 10**6, tz=UTC).isoformat() for name, at in times.items()})
+
+
+def test_a_further_part_is_refused_where_an_agent_has_booked_what_is_left_of_the_node(ledger, take):
+    # node 1500 J = cpu 1000 J + remainder 500 J: a DIMM of 5 J is in the remainder
+    cpu = a_measurement(0, 10, 1_000_000, device_id="m1/cpu", component=Component.CPU)
+    left = a_measurement(0, 10, 500_000, device_id="m1/node/remainder", component=Component.OTHER)
+    ledger.ingest(a_batch([cpu, left]))
+    with pytest.raises(BadInput, match=r"machine m1 at .*: the ledger has all that the node drew"):
+        take("measurements", part_at(0, 10))
+    assert take("measurements", part_at(10_000_000, 10)).accepted == 1
+    node = part_at(0, 10).replace("dimm,dram", "rack,node")
+    with pytest.raises(BadInput, match="the ledger has its parts', which the node's contains"):
+        take("measurements", node)
+    assert sum(m.energy_millijoules for m in ledger.measurements()) == 1_505_000
 
 
 def test_a_node_before_and_after_its_parts_is_taken_and_a_known_file_stays_known(ledger, take):
