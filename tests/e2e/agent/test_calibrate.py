@@ -153,7 +153,8 @@ def test_a_machine_that_works_has_no_idle_power_unless_forced(simulated, idle_pr
         measuring = calibration(simulated, idle_proc, "--seconds", "22", *words)
         while measuring.poll() is None:
             busy += 5
-            (idle_proc / "stat").write_text(STAT.format(busy=busy))
+            (idle_proc / "next").write_text(STAT.format(busy=busy))
+            (idle_proc / "next").replace(idle_proc / "stat")  # no reader sees half of it
             time.sleep(0.05)
         out, err = measuring.communicate()
         assert (measuring.returncode == 0) == (not told), err
