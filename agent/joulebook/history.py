@@ -114,6 +114,7 @@ class DeviceHistory:
     uncertainty, its gaps and what nobody read of it are the whole's, however little of it is left.
     unread: stretches of a counter that nobody read for long, with what a report must say of them.  breaks: how often
     its energy was lost track of.  first_ns: when it is known from, None before the first reading.
+    left_ns: up to when an earlier agent of this boot measured it, 0 where none did.
     """
 
     device: Device
@@ -130,6 +131,7 @@ class DeviceHistory:
     unread: list[tuple[int, int, str]] = field(default_factory=list)
     breaks: int = 0
     first_ns: int | None = None
+    left_ns: int = 0
     _read_ns: int = 0
     _vague_ns: int | None = None
     _seen_ns: int = 0
@@ -168,6 +170,8 @@ class DeviceHistory:
         self._seen_ns = reading.at_ns
         self.first_ns = reading.at_ns - (self.device.step_ns // 2 if counter else 0)
         self.history.add(self.first_ns, self._total)
+        if self.left_ns:
+            self.notes.append((reading.at_ns, f"no agent read it: {self.missing(reading.at_ns - self.left_ns)}"))
 
     def _count(self, previous: Reading, reading: Reading) -> None:
         assert previous.energy_microjoules is not None

@@ -663,6 +663,10 @@ class Sampler:
                 if history is not None and history.device.method is Method.COUNTER:
                     reading = Reading(device_id, edges.get(device_id, saved["edge"]), energy_microjoules=raw)
                     history.resume(reading, now)
+            for device_id, edge in edges.items():
+                history = self.devices.get(device_id)
+                if history is not None and history.last is None:
+                    (history.whole or history).left_ns = edge
             if any(history.unread for history in self.devices.values()):
                 self.edge = saved["edge"]
                 self._left_cpu = saved.get("cpu", {})  # a state of an older version holds none

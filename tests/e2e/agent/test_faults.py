@@ -12,7 +12,7 @@ import signal
 import time
 
 import pytest
-from faults import assert_true, assert_unbroken, lawful_rows, start_job
+from faults import assert_true, assert_unbroken, lawful_rows, start_job, tell_cost
 from joulebook.clock import boottime_ns
 
 pytestmark = pytest.mark.slow
@@ -42,6 +42,7 @@ def test_an_agent_that_is_stopped_claims_counters_and_says_that_it_looked_away(s
     os.kill(agent, signal.SIGCONT)
     document, run = job.end(simulated)
     rows = lawful_rows(simulated)
+    tell_cost(simulated, document, run)
     assert_true(simulated, rows)
     assert_kept(document)
     hidden = (1 - document["coverage"]) * (run.ended_ns - run.started_ns) / 1e9
@@ -64,6 +65,7 @@ def test_an_agent_that_is_stopped_makes_up_no_power_that_it_did_not_read(simulat
     os.kill(agent, signal.SIGCONT)
     document, run = job.end(simulated)
     rows = lawful_rows(simulated)
+    tell_cost(simulated, document, run)
     assert_true(simulated, rows, rel=0.02)
     assert_kept(document)
     (note,) = [note for note in document["notes"] if "power was not read" in note]
@@ -81,6 +83,7 @@ def test_a_gpu_that_is_lost_is_claimed_when_it_returns_and_bounded_when_it_does_
     simulated.environ["JOULEBOOK_METERS"] = "nvml"
     document, run = start_job(simulated, 20).end(simulated)
     rows = lawful_rows(simulated)
+    tell_cost(simulated, document, run)
     assert_kept(document)
     whole, back, gone = sorted(document["devices"])
     assert_true(simulated, rows, but=(gone,))
@@ -104,6 +107,7 @@ def test_a_gpu_that_is_away_for_the_whole_run_is_not_passed_over(simulated):
     time.sleep(6)
     document, run = start_job(simulated, 4).end(simulated)
     lawful_rows(simulated)
+    tell_cost(simulated, document, run)
     (note,) = [note for note in document["notes"] if "not read up to its end" in note]
     least, most = bounds(note)
     drawn = simulated.truth(run.started_ns, run.ended_ns)
@@ -116,6 +120,7 @@ def test_a_counter_that_goes_back_to_zero_is_a_gap_that_holds_the_truth(simulate
     simulated.environ["JOULEBOOK_METERS"] = "nvml"
     document, run = start_job(simulated, 12).end(simulated)
     rows = lawful_rows(simulated)
+    tell_cost(simulated, document, run)
     assert_true(simulated, rows)
     assert_kept(document)
     (note,) = [note for note in document["notes"] if "counter reset" in note]
@@ -141,6 +146,7 @@ def test_a_permission_that_is_lost_costs_that_zone_and_no_other(simulated):
     simulated.environ["JOULEBOOK_METERS"] = "rapl"
     document, run = start_job(simulated, 14, "setpriv", "--bounding-set=-all", "--inh-caps=-all").end(simulated)
     rows = lawful_rows(simulated)
+    tell_cost(simulated, document, run)
     assert_kept(document)
     assert_true(simulated, rows)
     assert_unbroken(rows, "rapl:package-0")

@@ -9,7 +9,7 @@ import subprocess
 import time
 
 import pytest
-from faults import assert_true, assert_unbroken, by_device, lawful_rows, start_job
+from faults import assert_true, assert_unbroken, by_device, lawful_rows, start_job, tell_cost
 from joulebook.simulate.nvml import compiler
 
 pytestmark = pytest.mark.slow
@@ -63,6 +63,7 @@ def test_a_clock_that_is_set_by_an_hour_costs_no_joule(shifted, hours):
         file.write(struct.pack("<q", 3600 * hours))
     document, run = job.end(simulated)
     rows = lawful_rows(simulated)
+    tell_cost(simulated, document, run)
     assert_true(simulated, rows)
     for device in ("rapl:package-0", "rapl:package-0/dram"):
         assert_unbroken(rows, device)

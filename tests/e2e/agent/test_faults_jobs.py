@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from conftest import wait_for
-from faults import assert_true, assert_unbroken, by_device, lawful_rows
+from faults import assert_true, assert_unbroken, by_device, lawful_rows, tell_cost
 from joulebook.rows import Mark
 
 pytestmark = pytest.mark.slow
@@ -88,6 +88,7 @@ def test_processes_that_live_for_milliseconds_are_their_runs(simulated, count):
     document = json.loads(out.read_text())
     rows = lawful_rows(simulated)
     assert_true(simulated, rows, rel=0.01)
+    tell_cost(simulated, document, simulated.runs()[document["run_id"]])
     used = float(done.stdout)
     claimed = sum(
         share.weights.cpu_seconds
@@ -96,6 +97,7 @@ def test_processes_that_live_for_milliseconds_are_their_runs(simulated, count):
         for share in row.shares
         if share.run_id == document["run_id"]
     )
+    print(f"{claimed:.3f} CPU seconds on its shares, {used:.3f} used")
     # The interpreter's own start, before it joined its run, is the launcher's: it is in the run too.
     assert claimed == pytest.approx(used, rel=0.05, abs=0.15)
 
@@ -135,6 +137,7 @@ def test_a_marks_file_that_breaks_costs_its_marks_only(simulated, damage):
     rows = lawful_rows(simulated)
     assert_true(simulated, rows, rel=0.01)
     run = simulated.runs()[document["run_id"]]
+    tell_cost(simulated, document, run)
     true = sum(simulated.truth(run.started_ns, run.ended_ns).values())
     assert document["energy_total_joules"] == pytest.approx(true, rel=0.02)
     assert run.exit_code == 3
