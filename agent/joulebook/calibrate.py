@@ -116,7 +116,7 @@ class Session:
         self._folder = MarksFolder(home, roots.proc, machine, boot_id())
         self._seen = _histories(meters, machine)
         self._by_id = {seen.leaf.own_id: seen for seen in self._seen}
-        self._watch = Watch(machine_cpus(roots))
+        self._watch = Watch(_cpus(roots))
         steps = {meter.name: {d.step_ns for d in meter.devices if _moves_in_steps(d)} for meter in meters}
         self._stepped = [meter for meter in meters if steps[meter.name]]
         reads = {
@@ -193,6 +193,19 @@ class Session:
             seen = self._by_id.get(device.device_id)
             if seen is not None and seen.node is None:
                 seen.history.device = book_name(device, self._machine)
+
+
+def _cpus(roots: Roots) -> int:
+    """CPUs of the machine, whose work says whether it is idle. Raises JoulebookError where that cannot be seen."""
+    try:
+        if machine_counts(roots.proc)[0] >= 0 and (cpus := machine_cpus(roots)):
+            return cpus
+    except (OSError, ValueError):
+        pass
+    raise JoulebookError(
+        f"{roots.proc / 'stat'} does not say what the CPUs do",
+        "mount the host's /proc and name it in JOULEBOOK_PROC_ROOT",
+    )
 
 
 def _moves_in_steps(device: Device) -> bool:
