@@ -16,6 +16,8 @@ MOST_STEPS: Final = 600
 """More steps than this per device are finer than a printed line."""
 
 TOUCHING_SECONDS: Final = 1e-3
+BLURRED_US: Final = 25_000
+"""A measurement that holds a begin may begin this much before it: marks that are closer share one (20 ms)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,7 @@ def _last_seen_us(own: Sequence[Mark], marks: Sequence[Mark], measurements: Sequ
         for m in measurements
         if (m.machine_id, m.boot_id) == where[1:3]
         and m.ended_at_us > last.at_us
-        and m.started_at_us < min(begun, default=m.ended_at_us)
+        and m.started_at_us < min(begun, default=m.ended_at_us) - BLURRED_US
         and any(s.run_id == last.run_id and s.rank == last.rank and s.phase and claims_some(s) for s in m.shares)
     ]
     return min([max(ends, default=last.at_us), *begun])

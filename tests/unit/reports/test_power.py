@@ -71,6 +71,13 @@ def test_a_killed_process_and_the_one_after_it_both_take_their_time() -> None:
     assert phase_seconds(spans, 11.0) == {"train": 7.0, OUTSIDE_PHASES: 4.0}
 
 
+def test_the_measurement_in_which_the_next_process_begins_is_not_the_killed_ones() -> None:
+    # the next process joined 10 ms before it began to train, and both marks are in one measurement
+    marks = [mark("begin", 1, "train"), mark("begin", 6, "train", 2), mark("end", 10, "train", 2)]
+    rows = [held(1, 4, "train"), held(4, 6, ""), replace(held(6, 10, "train"), started_at_us=5_990_000)]
+    assert phase_spans(marks, 0, 10_000_000, rows)[0] == PhaseSpan("train", 1, 4)
+
+
 def test_a_killed_rank_beside_others_adds_nothing_twice() -> None:
     marks = [mark("begin", 0, "train", 1), mark("begin", 0, "train", 2), mark("end", 9, "train", 2)]
     rows = [held(0, 5, "train"), held(5, 9, "train")]
