@@ -183,6 +183,8 @@ def _row(scene: Scene, history: DeviceHistory, start: int, end: int, energy: int
         shares=split(energy, claims(scene, history, start, end), machine.policy, device.component, idle),
         idle_millijoules=None if idle is None else min(idle, energy),
         note="; ".join(dict.fromkeys(note for note in notes if note)),
+        start_slack_millijoules=history.slack_millijoules(start),
+        end_slack_millijoules=history.slack_millijoules(end),
     )
 
 

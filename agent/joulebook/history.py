@@ -7,7 +7,7 @@ A history is a list of segments; within one the cumulative value is known, betwe
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -15,7 +15,7 @@ from typing import TypeVar
 from joulebook.counters import Step, difference
 from joulebook.meters import Device, Reading
 from joulebook.rows import Method
-from joulebook.units import NS_PER_SECOND
+from joulebook.units import MICROJOULES_PER_MILLIJOULE, NS_PER_SECOND
 
 T = TypeVar("T")
 
@@ -296,6 +296,32 @@ class DeviceHistory:
         """What happened to the device's meter within [start, end], both ends: a gap's note stands where it ends."""
         own = [note for t, note in self.notes if start <= t <= end]
         return own if self.whole is None else [*own, *self.whole.notes_in(start, end)]
+
+    def slack_millijoules(self, t: int) -> int | None:
+        """Hard bound of how far the value at ``t`` may be from the true one; None where nothing bounds it.
+
+        A counter's value was reached within one step before it was read, and only rises: the last reading before ``t``
+        is a lower bound, the first one a step after it an upper one, and the device's greatest power narrows both.
+        """
+        segment = next((s for s in self.history.segments if s.times and s.times[0] <= t <= s.times[-1]), None)
+        if segment is None or self.device.method is not Method.COUNTER or self.whole is not None:
+            return None
+        step, times, values = self.device.step_ns, segment.times, segment.values
+        most = None if self.device.most_watts is None else self.device.most_watts / 1e3  # microjoules per ns
+        before, after = bisect_right(times, t - step // 2) - 1, bisect_left(times, t + step)
+        lows = [values[before]] if before >= 0 else []
+        highs = [values[after]] if after < len(times) else []
+        if most is not None:
+            soon = bisect_left(times, t)
+            if soon < len(times):
+                lows.append(values[soon] - int(most * (times[soon] + step // 2 - t)) - 1)
+            if before >= 0:
+                highs.append(values[before] + int(most * (t - times[before] + step)) + 1)
+        if not lows or not highs:
+            return None
+        value = segment.at(t)
+        slack = max(0, value - max(lows), min(highs) - value)
+        return -(-slack // MICROJOULES_PER_MILLIJOULE)
 
     def unread_in(self, start: int, end: int) -> list[tuple[int, int, str]]:
         """The parts of [start, end) that nobody read, with what to say of them."""

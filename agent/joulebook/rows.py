@@ -120,7 +120,9 @@ class Measurement:
     energy_millijoules: integer, >= 0.  idle_millijoules: the calibrated idle part, None before
     calibration.  u_common, u_indep: relative standard uncertainties (k=1) that measurements with
     the same u_common_key share, and that they do not.  coverage: part of the span that was
-    observed, 0 to 1.  note: a label that every report carries on ("claimed across absence").
+    observed, 0 to 1.  start_slack_millijoules, end_slack_millijoules: hard bounds of what may belong to the
+    neighbour on that side, from counters that only rise and power that has a limit; None where nothing bounds it.
+    note: a label that every report carries on ("claimed across absence").
     Law 1: the shares' millijoules sum to energy_millijoules exactly.
     """
 
@@ -143,6 +145,8 @@ class Measurement:
     shares: tuple[Share, ...]
     idle_millijoules: int | None = None
     note: str = ""
+    start_slack_millijoules: int | None = None
+    end_slack_millijoules: int | None = None
 
     def __post_init__(self) -> None:
         _whole("energy_millijoules", self.energy_millijoules)
@@ -156,8 +160,9 @@ class Measurement:
             _real(name, getattr(self, name))
         if not 0.0 <= self.coverage <= 1.0:
             raise BadInput(f"coverage {self.coverage} of {self.device_id} is not within 0 to 1", "give a fraction")
-        if self.idle_millijoules is not None:
-            _whole("idle_millijoules", self.idle_millijoules)
+        for name in ("idle_millijoules", "start_slack_millijoules", "end_slack_millijoules"):
+            if getattr(self, name) is not None:
+                _whole(name, getattr(self, name))
         if sum(share.millijoules for share in self.shares) != self.energy_millijoules:
             raise BadInput(
                 f"the shares of {self.device_id} do not sum to its {self.energy_millijoules} mJ",

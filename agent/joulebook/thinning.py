@@ -27,6 +27,7 @@ _MERGED = re.compile(r"(\d+) spans merged: the outbox was full")
 _SUMMED = {
     "started_at_us", "ended_at_us", "started_ns", "ended_ns",
     "energy_millijoules", "idle_millijoules", "u_indep", "coverage", "shares", "note",
+    "start_slack_millijoules", "end_slack_millijoules",
 }  # fmt: skip
 _ALIKE = [field.name for field in fields(Measurement) if field.name not in _SUMMED]
 _SHARE_ALIKE = [field.name for field in fields(Share) if field.name not in ("millijoules", "weights")]
@@ -80,6 +81,7 @@ def merge(spans: Sequence[Measurement]) -> Measurement:
         coverage=_average([span.coverage for span in spans], seconds),
         shares=_merged_shares(spans, seconds),
         note=_note(spans),
+        end_slack_millijoules=last.end_slack_millijoules,
     )
 
 

@@ -32,7 +32,7 @@ from joulebook.rows import (
     share_from_wire,
 )
 
-from joulebook_collector.schema import MARK, MEASUREMENT, REASSIGNMENT, RUN, SHARE
+from joulebook_collector.schema import ADDED, MARK, MEASUREMENT, REASSIGNMENT, RUN, SHARE
 
 BIGINT_MAX: Final = 2**63 - 1
 _TO_TEXT: Final = msgspec.json.Encoder(order="deterministic")
@@ -64,8 +64,16 @@ def record_of(body: Body) -> Record:
         raise BadInput(f"a {kind} row cannot be written as JSON: {error}", "send JSON types in UTF-8") from error
 
 
+_FIRST_WIDTH: Final = len(MEASUREMENT) - len(ADDED)
+
+
 def digest_of(kind: str, values: Sequence[Any], shares: Sequence[Sequence[Any]]) -> str:
-    """Fingerprint of a row's content, the same from a delivered row and from the ledger's columns."""
+    """Fingerprint of a row's content, the same from a delivered row and from the ledger's columns.
+
+    Columns that a later version added are left out where they hold nothing: older rows keep their fingerprint.
+    """
+    if kind == "measurement":
+        values = values[: _FIRST_WIDTH if not any(v is not None for v in values[_FIRST_WIDTH:]) else None]
     return blake2b(_TO_TEXT.encode((kind, values, shares)), digest_size=16).hexdigest()
 
 
@@ -90,7 +98,7 @@ def measurement_from(values: Sequence[Any], shares: Sequence[Sequence[Any]]) -> 
             f"{sum(share[2] for share in shares)} mJ, its measurement is {energy} mJ",
             "restore the ledger from a backup: a row was altered after it was written",
         )
-    meter, method, u_common, u_common_key, u_indep, coverage, source, idle, note = rest
+    meter, method, u_common, u_common_key, u_indep, coverage, source, idle, note, *slack = rest
     try:
         return Measurement(
             machine_id,
@@ -112,6 +120,7 @@ def measurement_from(values: Sequence[Any], shares: Sequence[Sequence[Any]]) -> 
             tuple(_share_from(share) for share in shares),
             idle,
             note,
+            *slack,
         )
     except (BadInput, ValueError) as error:
         raise LedgerError(
@@ -173,7 +182,7 @@ def _measurement_values(m: Measurement) -> Values:
     return (
         *(m.machine_id, m.boot_id, m.device_id, m.component, m.started_at_us, m.ended_at_us, m.started_ns, m.ended_ns),
         *(m.energy_millijoules, m.meter, m.method, m.u_common, m.u_common_key, m.u_indep, m.coverage, m.source),
-        *(m.idle_millijoules, m.note),
+        *(m.idle_millijoules, m.note, m.start_slack_millijoules, m.end_slack_millijoules),
     )
 
 

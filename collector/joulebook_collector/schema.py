@@ -37,6 +37,8 @@ MEASUREMENT: Final = (
     ("source", "varchar"),
     ("idle_millijoules", "bigint null"),
     ("note", "varchar"),
+    ("start_slack_millijoules", "bigint null"),
+    ("end_slack_millijoules", "bigint null"),
 )
 
 SHARE: Final = (
@@ -180,7 +182,18 @@ def _create(name: str, columns: tuple[tuple[str, str], ...]) -> str:
     return f"create table {name} ({body})"
 
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (tuple(_create(name, columns) for name, columns in TABLES.items()),)
+ADDED: Final = ("start_slack_millijoules", "end_slack_millijoules")
+"""Columns of measurement that version 2 added, its last ones."""
+
+
+def _first(columns: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    return tuple(column for column in columns if column[0] not in ADDED)
+
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
+    tuple(_create(name, _first(columns)) for name, columns in TABLES.items()),
+    tuple(f"alter table measurement add column {name} bigint" for name in ADDED),
+)
 """Statements that lead from schema version i to i + 1. A released entry never changes; a new one is added."""
 
 VERSION: Final = len(MIGRATIONS)
