@@ -205,7 +205,7 @@ def _retry_after(text: str | None) -> float | None:
     if text is None:
         return None
     if text.strip().isdecimal():
-        return float(text)
+        return float(text.strip())
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time())
     except ValueError:

@@ -50,6 +50,8 @@ LEAST_QUICK_NS: Final = 100_000_000
 """Instant power is read at most this often."""
 SPAN_US: Final = SPAN_SECONDS * US_PER_SECOND
 IDLE_SPAN_US: Final = IDLE_SPAN_SECONDS * US_PER_SECOND
+SPARSE_NS: Final = 900_000_000
+"""Least distance of the readings that are taken in while there is no run."""
 UNDIGESTED: Final = 200
 """Looks of one meter that may wait before they are taken in."""
 PENDING_ROWS: Final = 50_000
@@ -114,6 +116,8 @@ class Sampler:
     _left_boot: str = ""
     _told: dict[str, Sequence[Device]] = field(default_factory=dict)
     _undigested: list[tuple[Meter, Sequence[Device], Sequence[Reading]]] = field(default_factory=list)
+    _counted: set[str] = field(default_factory=set)
+    _taken_ns: dict[str, int] = field(default_factory=dict)
     _followers: list[Follower] = field(default_factory=list)
     _askable: list[Askable] = field(default_factory=list)
     _looked_ns: int = 0
@@ -130,6 +134,7 @@ class Sampler:
         self._followers = [meter for meter in self.meters if isinstance(meter, Follower)]
         self._divide_nodes()
         self._plan_quick()
+        self._find_counted()
 
     def _load_calibration(self) -> Calibration:
         """Idle powers as calibrated; a damaged file stops no metering."""
@@ -190,6 +195,11 @@ class Sampler:
         self.scan(boottime_ns())
         self.plan_grid(now)
 
+    def _find_counted(self) -> None:
+        """The meters that read nothing but counters: what lies between two readings is in the second."""
+        counters = Method.COUNTER
+        self._counted = {m.name for m in self.meters if m.devices and all(d.method is counters for d in m.devices)}
+
     def _plan_quick(self) -> None:
         """Which meters tell power as an instant that changes between two ticks, and how often to read them."""
         steps = {
@@ -228,11 +238,15 @@ class Sampler:
             self.digest()
 
     def digest(self) -> None:
-        """Take the readings that wait into the histories."""
-        devices = self.devices
+        """Take the readings that wait into the histories; of counters one a second, while there is no run to bind."""
+        devices, sparse = self.devices, not self.book.any_open()
         for meter, described, readings in self._undigested:
             if described is not self._told[meter.name]:
                 self._tell_anew(meter.name, described)
+            if sparse and readings and meter.name in self._counted:
+                if readings[0].at_ns - self._taken_ns.get(meter.name, 0) < SPARSE_NS:
+                    continue
+                self._taken_ns[meter.name] = readings[0].at_ns
             for reading in readings:
                 history = devices.get(reading.device_id)
                 if history is None:
@@ -259,6 +273,7 @@ class Sampler:
                 history.device = replace(book_name(device, self.machine_id), parent=history.device.parent)
                 self._set_idle(history)
         self._plan_quick()
+        self._find_counted()
 
     def scan(self, now: int, *, promptly: bool = True) -> None:
         """CPU time of every tree, and who used which GPU since the last look. promptly: see ProcessTable.scan."""
