@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from operator import sub
 
 from joulebook.cgroup import Limit
 from joulebook.clock import Offset
@@ -323,40 +324,46 @@ def _is_aliased(history: DeviceHistory, scene: Scene, start: int, end: int) -> b
 def reassign(old: Sequence[Share], new: Sequence[Share]) -> list[tuple[int, Share, Share]]:
     """Moves (millijoules, from, to) that turn the old shares of a measurement into the new ones. Both sum alike.
 
-    The weights of ``to`` are those that move with the millijoules, so that a later split finds them there.
+    The weights of ``to`` are those that go from the one to the other, so that a later split finds them there. Weights
+    may go another way than millijoules, as where an idle share, which holds none, gives: then a move of 0 mJ has them.
     """
     had = {_key(share): share for share in old}
     wants = {_key(share): share for share in new}
     keys = sorted(had.keys() | wants.keys())
-    change = {key: _millijoules(wants.get(key)) - _millijoules(had.get(key)) for key in keys}
+    before, after = ([_quantities(shares.get(key)) for key in keys] for shares in (had, wants))
+    flows: dict[tuple[str, str], list[float]] = {}
+    for n, (held, wanted) in enumerate(zip(zip(*before, strict=True), zip(*after, strict=True), strict=True)):
+        least = min(had, key=lambda key: held[keys.index(key)])
+        for giver, taker, amount in _flows(dict(zip(keys, map(sub, wanted, held), strict=True)), least):
+            flows.setdefault((giver, taker), [0, 0.0, 0.0, 0.0])[n] += amount
+    return [
+        (int(millijoules), had[giver], replace(wants[taker], weights=Weights(*weights)))
+        for (giver, taker), (millijoules, *weights) in flows.items()
+    ]
+
+
+def _quantities(share: Share | None) -> tuple[float, float, float, float]:
+    """What a share holds: millijoules, CPU seconds, SM seconds, reserved fraction."""
+    if share is None:
+        return 0, 0.0, 0.0, 0.0
+    weights = share.weights
+    return share.millijoules, weights.cpu_seconds, weights.sm_seconds, weights.reserved_fraction
+
+
+def _flows(change: Mapping[str, float], otherwise: str) -> Iterable[tuple[str, str, float]]:
+    """(giver, taker, amount) that make the change; what is gained and nobody lost comes from ``otherwise``."""
     left = {key: -delta for key, delta in change.items() if delta < 0}
-    moves = []
-    for key, delta in change.items():
-        gained = _gained(had.get(key), wants[key]) if delta > 0 else Weights()
-        while delta > 0:
-            giver = next(iter(left))
-            amount = min(delta, left[giver])
-            moves.append((amount, had[giver], replace(wants[key], weights=gained)))
-            gained = Weights()
-            delta -= amount
-            left[giver] -= amount
-            if not left[giver]:
-                del left[giver]
-    return moves
-
-
-def _millijoules(share: Share | None) -> int:
-    return 0 if share is None else share.millijoules
-
-
-def _gained(old: Share | None, new: Share) -> Weights:
-    """Weights that a share has now and had not before, none below 0."""
-    before = Weights() if old is None else old.weights
-    return Weights(
-        max(0.0, new.weights.cpu_seconds - before.cpu_seconds),
-        max(0.0, new.weights.sm_seconds - before.sm_seconds),
-        max(0.0, new.weights.reserved_fraction - before.reserved_fraction),
-    )
+    for taker, gained in change.items():
+        while gained > 0:
+            giver = next(iter(left), otherwise)
+            amount = min(gained, left.get(giver, gained))
+            if giver != taker:
+                yield giver, taker, amount
+            gained -= amount
+            if giver in left:
+                left[giver] -= amount
+                if left[giver] <= 0:
+                    del left[giver]
 
 
 def _key(share: Share) -> str:

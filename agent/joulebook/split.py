@@ -11,6 +11,9 @@ from collections.abc import Sequence
 
 from joulebook.rows import Component, Measurement, Policy, Share, ShareKind, Weights
 
+HOLDS_ABOVE = 1e-9
+"""A smaller weight is what moves of weights leave behind in floating point: nobody holds a device by it."""
+
 
 def largest_remainder(total: int, weights: Sequence[float]) -> list[int]:
     """``total`` divided in proportion to ``weights``, in whole parts that sum to it exactly.
@@ -117,7 +120,7 @@ def _equally(claims: Sequence[Share], component: Component) -> list[float]:
     """Every run that holds the device weighs the same; within a run its shares weigh by reservation, else by use."""
     runs: dict[str, list[int]] = {}
     for i, claim in enumerate(claims):
-        if claim.run_id and (claim.weights.reserved_fraction or _use(claim, component)):
+        if claim.run_id and max(claim.weights.reserved_fraction, _use(claim, component)) > HOLDS_ABOVE:
             runs.setdefault(claim.run_id, []).append(i)
     weights = [0.0] * len(claims)
     for own in runs.values():
