@@ -53,10 +53,11 @@ def emissions_of(slots: Sequence[PricedSlot], energy_u_rel: float) -> Emissions:
 def remedy(slots: Sequence[PricedSlot]) -> str:
     """What to type so that the unpriced slots get a price."""
     first = min((s for s in slots if s.missing), key=lambda s: (s.site_id, s.energy.machine_id))
-    machine = first.energy.machine_id
     if first.site_id != LOCAL_SITE:
         return f"type: joulebook site add {first.site_id}{_flags(first)}"
-    return f"type: joulebook site add NAME{_flags(first)}; joulebook site assign {machine} NAME"
+    machines = sorted({s.energy.machine_id for s in slots if s.missing and s.site_id == LOCAL_SITE})
+    assigned = "".join(f"; joulebook site assign {machine} NAME" for machine in machines)
+    return f"type: joulebook site add NAME{_flags(first)}{assigned}"
 
 
 def _flags(slot: PricedSlot) -> str:

@@ -283,6 +283,7 @@ def test_a_run_on_two_nodes_is_one_report(tmp_path: Path, monkeypatch: pytest.Mo
     assert doc["phase_seconds"] == {"train": 10.0}
     assert doc["devices"] == {"GPU of node-0": 5.0, "GPU of node-1": 3.5}
     assert "ran on 2 machines (node-0, node-1)" in doc["notes"]
+    assert doc["missing"].endswith("; joulebook site assign node-0 NAME; joulebook site assign node-1 NAME")
     assert doc["conservation_statement"].startswith("PASS")
 
 

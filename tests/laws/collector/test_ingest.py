@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from joulebook.errors import LedgerError
-from joulebook.rows import Mark, Method, Policy, Reassignment, Share, ShareKind, Weights
+from joulebook.rows import Mark, Method, Policy, Reassignment, Share, ShareKind, Status, Weights
 from joulebook.summary import check_conservation
 from joulebook_collector.conservation import verify
 from joulebook_collector.ledger import Ledger
@@ -60,6 +60,54 @@ def test_any_order_batching_and_repetition_gives_the_same_book(agents, size, rng
     pieces += rng.sample(pieces, rng.randint(0, len(pieces)))
     rng.shuffle(pieces)
     assert book(pieces) == book(in_order)
+
+
+def a_part(machine: int, start: int, end: int, status: str, words: dict) -> list:
+    """One machine's rows of a run on several, in its agent's order."""
+    where = {"machine_id": f"m{machine}", "boot_id": f"b{machine}"}
+    record = {"cpus": 4, **words}
+    begun = a_run("job", start, None, record=record, **where)
+    spans = [
+        a_measurement(at, at + 1, 100 + at, "job", device_id=f"GPU-{machine}", **where) for at in range(start, end)
+    ]
+    ended = a_run(
+        "job", start, end, status=Status(status), reason="" if status == "ok" else status, record=record, **where
+    )
+    return [begun, *spans, begun if status == "running" else ended]
+
+
+@FEW
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 3),
+            st.integers(4, 6),
+            st.sampled_from(["ok", "failed", "interrupted", "running"]),
+            st.dictionaries(st.sampled_from(["gpus", "load_1min"]), st.integers(0, 1)),
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(1, 4),
+    st.randoms(use_true_random=False),
+)
+def test_a_run_on_several_machines_is_the_same_in_whatever_order_their_rows_come(parts, size, rng: random.Random):
+    pieces = []
+    for n, (start, end, status, words) in enumerate(parts):
+        rows, first = a_part(n, start, end, status, words), 0
+        while first < len(rows):
+            length = rng.randint(1, size)
+            name = {"agent_id": f"a{n}", "incarnation": f"i{n}"}
+            pieces.append(a_batch(rows[first : first + length], first=first + 1, **name))
+            first += length
+    told = book(pieces)
+    rng.shuffle(pieces)
+    assert book(pieces) == told
+    ((run,), _, _, check) = told
+    statuses = {status for _, _, status, _ in parts}
+    assert run.status == next(s for s in ("running", "interrupted", "failed", "ok") if s in statuses)
+    assert run.started_at_us == START_US + 1_000_000 * min(start for start, *_ in parts)
+    assert check.conservation.holds
 
 
 @FEW
