@@ -157,3 +157,41 @@ def test_a_permission_that_is_lost_costs_that_zone_and_no_other(simulated):
     (measured,) = [joules for device, joules in document["devices"].items() if device.endswith("package-1")]
     assert least <= true - measured <= most
     assert document["coverage"] < 0.7
+
+
+def test_an_agent_that_is_killed_says_of_polled_power_what_nobody_read(simulated):
+    simulated.nvml("--gpus", "1", "--curve", "constant:200", "--no-energy-counter")
+    simulated.environ["JOULEBOOK_METERS"] = "nvml"
+    job = start_job(simulated, 14)
+    time.sleep(5)
+    os.kill(simulated.agent_pid(), signal.SIGKILL)
+    document, run = job.end(simulated)
+    rows = lawful_rows(simulated)
+    tell_cost(simulated, document, run)
+    assert_true(simulated, rows, rel=0.02)
+    assert (run.status, run.exit_code) == ("interrupted", 3)
+    (note,) = [note for note in document["notes"] if "no agent read it" in note]
+    least, most = bounds(note)
+    (true,) = simulated.truth(run.started_ns, run.ended_ns).values()
+    (measured,) = document["devices"].values()
+    assert least <= true - measured <= most
+    assert document["coverage"] < 1
+
+
+def test_an_agent_that_never_wakes_keeps_no_job_from_its_end(simulated):
+    simulated.powercap("--packages", "1", "--curve", "constant:100")
+    simulated.environ["JOULEBOOK_METERS"] = "rapl"
+    job = start_job(simulated, 6)
+    agent = simulated.agent_pid()
+    os.kill(agent, signal.SIGSTOP)
+    printed, told = job.process.communicate(timeout=60)
+    assert (job.process.returncode, printed) == (3, "begun\ndone\n")
+    assert told, "that nothing can be summed yet is said"
+    print(told)
+    os.kill(agent, signal.SIGCONT)
+    rows = lawful_rows(simulated)
+    assert_true(simulated, rows, rel=0.01)
+    (run,) = simulated.runs().values()
+    assert (run.status, run.exit_code) == ("failed", 3)
+    true = sum(simulated.truth(run.started_ns, run.ended_ns).values())
+    assert simulated.energy(run).own / 1000 == pytest.approx(true, rel=0.02), "all of it is in the book all the same"
