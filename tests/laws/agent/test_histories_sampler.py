@@ -70,6 +70,7 @@ class Agent:
     """One life of an agent on that machine."""
 
     def __init__(self, home, machine):
+        self.full = False
         self.outbox = Outbox(home.outboxes / "m.sqlite", writer=True)
         folder = MarksFolder(home, Path("/proc"), "m", "b")
         self.sampler = Sampler(self.outbox, folder, [machine], Roots(), Settings(grace_ns=5 * S), "m", "b")
@@ -78,10 +79,16 @@ class Agent:
     def tick(self, now):
         self.sampler.read_meters()
         if self.sampler.close_spans(now):
-            self.sampler.flush(now)
+            assert self.sampler.flush(now) is not self.full
+
+    def refuse(self, *, on):
+        """The disk takes nothing from now on, or does again."""
+        self.full = on
+        self.outbox._db.execute(f"pragma query_only = {int(on)}")
 
     def end(self, now):
         """As the loop ends it."""
+        self.refuse(on=False)
         self.sampler.read_meters()
         self.sampler.close_spans(now, force=True)
         self.sampler.close_all(now)
@@ -93,7 +100,9 @@ waits = st.one_of(st.just(1000), st.integers(20, 3000), st.integers(3000, 25_000
 events = st.lists(
     st.tuples(
         waits,
-        st.sampled_from(["", "", "", "", "die", "end", "fail", "cpu", "gpu", "polled", "cpu gpu", "back", "back"]),
+        st.sampled_from(
+            ["", "", "", "", "die", "end", "fail", "cpu", "gpu", "polled", "cpu gpu", "back", "back", "full", "free"]
+        ),
     ),
     min_size=5,
     max_size=60,
@@ -115,6 +124,8 @@ def test_through_lost_readings_and_dead_agents_a_counter_is_booked_once(happens)
                 machine.away = frozenset()
             elif event in ("cpu", "gpu", "polled", "cpu gpu"):
                 machine.away = frozenset(event.split())
+            if event in ("full", "free"):
+                agent.refuse(on=event == "full")
             if event in ("die", "end"):
                 if event == "end":
                     agent.end(machine.now_ns)
