@@ -239,12 +239,13 @@ class Sampler:
 
     def digest(self) -> None:
         """Take the readings that wait into the histories; of counters one a second, while there is no run to bind."""
-        devices, sparse = self.devices, not self.book.any_open()
+        devices, sparse = self.devices, not self.book.any_open() and not self.ends
         for meter, described, readings in self._undigested:
             if described is not self._told[meter.name]:
                 self._tell_anew(meter.name, described)
             if sparse and readings and meter.name in self._counted:
-                if readings[0].at_ns - self._taken_ns.get(meter.name, 0) < SPARSE_NS:
+                soon = readings[0].at_ns - self._taken_ns.get(meter.name, 0) < SPARSE_NS
+                if soon and not any(reading.restarted for reading in readings):
                     continue
                 self._taken_ns[meter.name] = readings[0].at_ns
             for reading in readings:

@@ -10,6 +10,7 @@ from pathlib import Path
 import joulebook.loop
 import joulebook.sampler
 import pytest
+from builders import line
 from faults import assert_nothing_double, by_device
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,7 +43,7 @@ class Machine:
     def __init__(self):
         self.now_ns = BEGAN
         self.away = frozenset()
-        self.fails = False
+        self.fails = self.restarted = False
 
     def counted(self, device_id, t):
         step = {device.device_id: device.step_ns for device in DEVICES}[device_id]
@@ -57,6 +58,8 @@ class Machine:
             Reading("gpu", t, 10**9 + self.counted("gpu", t)),
             Reading("polled", t, None, WATTS["polled"] * 1000),
         ]
+        if self.restarted:
+            readings = [reading._replace(restarted=True) for reading in readings if reading.power_milliwatts is None]
         return [reading for reading in readings if reading.device_id not in self.away]
 
     def busy(self):
@@ -107,6 +110,49 @@ events = st.lists(
     min_size=5,
     max_size=60,
 )
+
+
+@pytest.fixture
+def clocked(monkeypatch, tmp_path):
+    """An agent on a machine whose clock the test moves; the machine has counters only."""
+    machine = Machine()
+    machine.devices = DEVICES[:2]
+    machine.away = frozenset(["polled"])
+    monkeypatch.setattr(joulebook.sampler, "boottime_ns", lambda: machine.now_ns)
+    monkeypatch.setattr(joulebook.sampler, "clock_offset", lambda: Offset(1_790_000_000 * S))
+    agent = Agent(Home(tmp_path / "home").make(), machine)
+    yield agent, machine
+    agent.outbox.close()
+
+
+def looks(agent, machine, count):
+    """Ten looks a second."""
+    for _ in range(count):
+        machine.now_ns += 100 * MS
+        agent.sampler.read_meters()
+
+
+def test_what_was_read_before_a_run_ended_is_not_thinned_because_it_has_ended(clocked):
+    agent, machine = clocked
+    sampler = agent.sampler
+    sampler.book.take("k", line("join", 1, machine.now_ns, run="r", role="track"))
+    looks(agent, machine, 20)
+    sampler.book.take("k", line("leave", 2, machine.now_ns, run="r", status="ok"))
+    sampler._note_ends({"r"})
+    agent.tick(machine.now_ns)
+    times = sampler.devices["cpu"].history.segments[-1].times
+    assert len(times) >= 20
+
+
+def test_a_reading_that_tells_of_a_restart_is_never_passed_over(clocked):
+    agent, machine = clocked
+    looks(agent, machine, 4)
+    machine.restarted = True
+    looks(agent, machine, 1)
+    machine.restarted = False
+    looks(agent, machine, 20)
+    agent.sampler.digest()
+    assert [history.breaks for history in agent.sampler.devices.values()] == [1, 1]
 
 
 @settings(max_examples=40)
