@@ -94,11 +94,19 @@ class Scene:
     machine: Machine
     parties: Sequence[Party]
     _stays: dict[tuple[int, int], list[_Stay]] = field(default_factory=dict)
+    _changes: frozenset[int] | None = None
     known_claims: dict[tuple[object, ...], list[Share]] = field(default_factory=dict)
 
     def cuts(self, start: int, end: int) -> list[int]:
         """Instants strictly within [start, end) at which a measurement must be cut."""
         return _cut_points(edges((p.timeline for p in self.parties), start, end), start, end)
+
+    @property
+    def changes(self) -> frozenset[int]:
+        """Instants at which some process changed state: there, what a neighbour may have is worth knowing."""
+        if self._changes is None:
+            self._changes = frozenset(t for party in self.parties for t in party.timeline.times)
+        return self._changes
 
     def stays(self, start: int, end: int) -> list[_Stay]:
         """Who was in a run within [start, end)."""
@@ -184,8 +192,8 @@ def _row(scene: Scene, history: DeviceHistory, start: int, end: int, energy: int
         shares=split(energy, claims(scene, history, start, end), machine.policy, device.component, idle),
         idle_millijoules=None if idle is None else min(idle, energy),
         note="; ".join(dict.fromkeys(note for note in notes if note)),
-        start_slack_millijoules=history.slack_millijoules(start),
-        end_slack_millijoules=history.slack_millijoules(end),
+        start_slack_millijoules=history.slack_millijoules(start) if start in scene.changes else None,
+        end_slack_millijoules=history.slack_millijoules(end) if end in scene.changes else None,
     )
 
 

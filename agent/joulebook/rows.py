@@ -121,7 +121,8 @@ class Measurement:
     calibration.  u_common, u_indep: relative standard uncertainties (k=1) that measurements with
     the same u_common_key share, and that they do not.  coverage: part of the span that was
     observed, 0 to 1.  start_slack_millijoules, end_slack_millijoules: hard bounds of what may belong to the
-    neighbour on that side, from counters that only rise and power that has a limit; None where nothing bounds it.
+    neighbour on that side where a process changed its state, from counters that only rise and power that has a
+    limit; None elsewhere, and where nothing bounds it.
     note: a label that every report carries on ("claimed across absence").
     Law 1: the shares' millijoules sum to energy_millijoules exactly.
     """

@@ -134,3 +134,36 @@ def test_knots_never_go_back():
     history.add(9, 300)
     history.add(20, 50)
     assert history.segments[0].values == [100, 100]
+
+
+def test_slack_bounds_the_true_value_between_two_readings_and_the_limit_of_power_narrows_it():
+    # 100 W and 300 W by turns, a second each; read once a second: at 1.5 s the counter may have had 100 to 400 J.
+    true = [(0, 0), (S, 100), (2 * S, 400), (3 * S, 500), (4 * S, 800)]
+    history = counter_history([(t, joules * 10**6) for t, joules in true])
+    assert history.slack_millijoules(3 * S // 2) == pytest.approx(150_000, rel=0.01)
+    assert history.slack_millijoules(5 * S) is None
+    limited = counter_history([(t, joules * 10**6) for t, joules in true], most_watts=310)
+    assert limited.slack_millijoules(2 * S - S // 100) < 6_000
+
+
+@pytest.mark.parametrize("step_ns", [1_000_000, 100_000_000])
+def test_no_true_value_lies_outside_its_slack(step_ns):
+    """A counter that steps, read at any times, of a power that jumps: the hard bounds hold at every instant."""
+    draw = random.Random(step_ns)
+    for _ in range(40):
+        powers = [draw.choice([0, 50, 400]) for _ in range(100)]
+
+        def joules(t, powers=powers):
+            whole, part = divmod(t, S // 10)
+            return sum(powers[:whole]) / 10 + (powers[whole] * part / S if whole < len(powers) else 0)
+
+        history = counter_history([(0, 0)], step_ns=step_ns, most_watts=400)
+        t = 0
+        while t < 9 * S:
+            t += draw.randrange(1_000_000, S)
+            history.add(Reading("d", t, energy_microjoules=int(joules(t // step_ns * step_ns) * 1e6)))
+        for _ in range(50):
+            at = draw.randrange(S, 7 * S)
+            slack = history.slack_millijoules(at)
+            assert slack is not None
+            assert abs(history.history.value_at(at) / 1e3 - joules(at) * 1e3) <= slack + 1
