@@ -28,12 +28,12 @@ def held_still(home: Home, outbox: Path, stack: ExitStack) -> None:
     Raises Busy while its agent runs on another machine, or when nobody can tell.
     """
     here = safe_name(boot_id())
-    boots = sorted(_boots_of(home, outbox.stem))
-    if outbox.stem == safe_name(machine_id()) or here in boots:
-        return  # this kernel's: its processes share memory with us
-    for boot in boots:
+    boots = set(_boots_of(home, outbox.stem))
+    # Processes of this kernel share memory with us. Another may still have the name: machines are cloned with theirs.
+    for boot in sorted(boots - {here}):
         _take_lease(home.agents / f"{boot}.lease", outbox.stem, stack)
-    if not boots and outbox.with_name(f"{outbox.name}-shm").exists():
+    known = boots or outbox.stem == safe_name(machine_id())
+    if not known and outbox.with_name(f"{outbox.name}-shm").exists():
         raise Busy(
             f"the outbox of {outbox.stem} is left alone: it may be open on that machine;"
             f" report there, or remove {outbox.name}-shm once no agent runs"

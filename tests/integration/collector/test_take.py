@@ -151,6 +151,19 @@ def test_an_agent_of_this_kernel_shares_its_outbox_with_a_report(home):
     os.close(fd)
 
 
+def test_another_machine_of_the_same_name_is_another_machine(home, monkeypatch, capsys):
+    monkeypatch.setenv("JOULEBOOK_MACHINE_ID", "clone")
+    fill(home, "clone", 0, 3)
+    os.close(agent_of(home, "clone", boot_id()))
+    os.close(agent_of(home, "clone", "an-earlier-boot"))
+    fd = agent_of(home, "clone", "another-boot")
+    with Ledger.open(home.ledger) as ledger:
+        assert take_outboxes(ledger, home) == []
+        assert "the outbox of clone is left alone: its agent runs there" in capsys.readouterr().err
+        os.close(fd)
+        assert [r.accepted for r in take_outboxes(ledger, home)] == [3]
+
+
 def test_an_outbox_that_may_be_open_where_nobody_can_tell_is_left_alone(home, capsys):
     fill(home, "n1", 0, 3)
     theirs = Outbox(home.outboxes / "n1.sqlite", writer=False)
