@@ -51,7 +51,7 @@ def test_runs_begun_and_ended_by_the_dozen_leave_nothing_behind(simulated, proce
     assert all(run.ended_ns > run.started_ns for run in runs.values())
     ended = [mark for mark in rows if isinstance(mark, Mark) and mark.kind == "end"]
     assert len(ended) == processes * tracks
-    assert_true(simulated, rows)
+    assert_true(simulated, rows, rel=0.02)  # of a second or two: milliseconds at either end
     for device in ("rapl:package-0", "rapl:package-0/dram"):
         assert_unbroken(rows, device)
     ours = sum(share.millijoules for m in simulated.measurements() for share in m.shares if share.run_id)
@@ -88,7 +88,7 @@ def test_processes_that_live_for_milliseconds_are_their_runs(simulated, count):
     assert done.returncode == 0, done.stderr
     document = json.loads(out.read_text())
     rows = lawful_rows(simulated)
-    assert_true(simulated, rows, rel=0.01)
+    assert_true(simulated, rows, rel=0.02)
     tell_cost(simulated, document, simulated.runs()[document["run_id"]])
     used = float(done.stdout)
     claimed = sum(
