@@ -15,6 +15,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 from joulebook.errors import JoulebookError, LedgerError
+from joulebook.phase_bounds import Bounds, phase_bounds
 from joulebook.rows import NO_PHASE, Body, Component, Measurement, Method, Policy, Run, Share, ShareKind
 from joulebook.spans import overlap
 from joulebook.split import resplit
@@ -64,6 +65,7 @@ class RunEnergy:
     over whole measurements, those at the span's ends too.
     coverage: observed part of the run's span on each machine, the least covered device of all deciding.
     component_names: component -> what its devices are, for people.
+    phase_bounds: phase -> hard bounds of its energy for where its edges lie, see phase_bounds.
     phase_seconds: phase -> seconds in which some process was in it; outside phases: in which none was in any.
     """
 
@@ -80,6 +82,7 @@ class RunEnergy:
     conservation: Conservation
     notes: tuple[str, ...] = ()
     phase_seconds: dict[str, float] = field(default_factory=dict)
+    phase_bounds: dict[str, Bounds | None] = field(default_factory=dict)
     u_own: float = 0.0
     component_names: dict[Component, str] = field(default_factory=dict)
 
@@ -180,6 +183,7 @@ def run_energy(
         conservation=_conservation(split_again),
         notes=tuple(sorted({f"{m.device_id}: {m.note}" for m in inside if m.note})),
         phase_seconds=_phase_seconds(own),
+        phase_bounds=phase_bounds(own),
         u_own=combined_u([part for parts in behind.values() for part in parts]),
         component_names=_names(own),
     )
@@ -374,6 +378,10 @@ def document(run: Run, energy: RunEnergy) -> dict[str, Any]:
         "method": {str(c): str(method) for c, method in energy.method.items()},
         "component_names": {str(c): name for c, name in energy.component_names.items()},
         "phases": {phase_name(p): _joules_by(parts) for p, parts in energy.phase.items()},
+        "phase_bounds_joules": {
+            phase_name(p): None if b is None else _joules_pair((b.least, b.most))
+            for p, b in energy.phase_bounds.items()
+        },
         "phase_seconds": {phase_name(p): seconds for p, seconds in energy.phase_seconds.items()},
         "members": _joules_by(energy.member),
         "devices": _joules_by(energy.devices),

@@ -39,7 +39,7 @@ def show_run(doc: Mapping[str, Any], console: Console) -> None:
     console.print(f"{doc['started_at'][:19]}Z to {_until(doc)}; {words.status_text(doc)}; policy {doc['policy']}")
     console.print()
     _print_table(console, ("component", "energy (k = 2)", "share", "method"), words.component_rows(doc))
-    _print_table(console, ("phase", "time", "energy", "share", "emissions"), words.phase_rows(doc))
+    _print_table(console, ("phase", "time", "energy", "edges", "share", "emissions"), words.phase_rows(doc))
     _print_table(console, ("child runs", "energy"), words.child_rows(doc))
     _lines(console, "Facility energy", [words.facility_text(doc)])
     _lines(

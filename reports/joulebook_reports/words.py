@@ -45,8 +45,10 @@ def component_rows(doc: RunDocument) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def phase_rows(doc: RunDocument) -> list[tuple[str, str, str, str, str]]:
-    """(phase, time, energy, share, emissions), largest first.
+def phase_rows(doc: RunDocument) -> list[tuple[str, str, str, str, str, str]]:
+    """(phase, time, energy, edges, share, emissions), largest first.
+
+    edges: how far the energy may be off for where the phase began and ended, a hard bound.
 
     A phase has no interval of its own: it is shown to the digits that the whole run's relative u allows.
     """
@@ -61,8 +63,19 @@ def phase_rows(doc: RunDocument) -> list[tuple[str, str, str, str, str]]:
         share = _percent(joules, doc["energy_total_joules"])
         energy = at_digits_of(joules, u_energy * joules, scale_for(joules, JOULES))
         emitted = NONE if grams is None else at_digits_of(grams, u_grams * grams, scale_for(grams, GRAMS))
-        rows.append((name, time, energy, share, emitted))
+        rows.append((name, time, energy, _edges(doc["phase_bounds_joules"].get(name), joules), share, emitted))
     return rows
+
+
+def _edges(bounds: Sequence[float] | None, joules: float) -> str:
+    """Two digits, rounded up: a bound that is rounded down is none."""
+    if bounds is None:
+        return NONE
+    slack = max(bounds[1] - joules, joules - bounds[0])
+    if slack <= 0:
+        return "exact"
+    step = 10.0 ** (math.floor(math.log10(slack)) - 1)
+    return f"± {math.ceil(slack / step - 1e-9) * step:.{max(0, -math.floor(math.log10(step)))}f} J"
 
 
 def _relative(value: float | None, pair: Sequence[float] | None) -> float:
