@@ -124,6 +124,7 @@ class DeviceHistory:
     idle_watts: float | None = None
     edge: int = 0
     whole: DeviceHistory | None = None
+    parts: Sequence[DeviceHistory] = ()
     history: History = field(default_factory=History)
     last: Reading | None = None
     jumps: list[tuple[int, float]] = field(default_factory=list)
@@ -301,14 +302,17 @@ class DeviceHistory:
         """Hard bound of how far the value at ``t`` may be from the true one; None where nothing bounds it.
 
         A counter's value was reached within one step before it was read, and only rises: the last reading before ``t``
-        is a lower bound, the first one a step after it an upper one, and the device's greatest power narrows both.
+        is a lower bound, the first one whose update came after it an upper one, and the device's greatest power narrows both.
         """
+        if self.whole is not None:
+            bounds = [history.slack_millijoules(t) for history in (self.whole, *self.parts)]
+            return None if None in bounds else sum(bound for bound in bounds if bound is not None)
         segment = next((s for s in self.history.segments if s.times and s.times[0] <= t <= s.times[-1]), None)
-        if segment is None or self.device.method is not Method.COUNTER or self.whole is not None:
+        if segment is None or self.device.method is not Method.COUNTER:
             return None
         step, times, values = self.device.step_ns, segment.times, segment.values
         most = None if self.device.most_watts is None else self.device.most_watts / 1e3  # microjoules per ns
-        before, after = bisect_right(times, t - step // 2) - 1, bisect_left(times, t + step)
+        before, after = bisect_right(times, t - step // 2) - 1, bisect_left(times, t + step // 2)
         lows = [values[before]] if before >= 0 else []
         highs = [values[after]] if after < len(times) else []
         if most is not None:

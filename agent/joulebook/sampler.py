@@ -168,7 +168,7 @@ class Sampler:
             parts = {own_id: h for own_id, h in self.devices.items() if h.device.parent == device_id}
             if parts:
                 left = self._history(whole.meter, remainder_device(whole.device), parts)
-                left.whole = whole
+                left.whole, left.parts = whole, list(parts.values())
                 self.nodes[device_id] = Remainder(whole, list(parts.values()), left)
                 self.devices[device_id] = left
 
@@ -485,7 +485,9 @@ class Sampler:
             if history.edge >= end or known is None:
                 continue
             until = min(known, end)
-            if until < end and not force and now <= end + SETTLE_NS + history.device.step_ns:
+            # Where a run ends, one reading beyond it bounds what its last phase can have had.
+            wanted = end + history.device.step_ns // 2 if end in self.ends else end
+            if known < wanted and not force and now <= end + SETTLE_NS + history.device.step_ns:
                 waiting = True
                 continue
             if until <= history.edge:
