@@ -8,6 +8,7 @@ either way (a phase and its load begin together), half of them anywhere. The tru
 job's own two marks. Every device of the node is one sample of every phase.
 """
 
+import math
 import subprocess
 import sys
 import time
@@ -18,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from benching.node import Node, measurements, rows, simulated_id
 from benching.results import Row, parser, tell
-from joulebook.rows import Mark
+from joulebook.phase_bounds import phase_bounds
+from joulebook.rows import Mark, Measurement, Share
 from joulebook.simulate.truth import read_truth
 
 JOB = Path(__file__).parent / "benching" / "phase_job.py"
@@ -28,13 +30,14 @@ CURVE = f"square:60,400,{PERIOD_SECONDS},{PHASE_SECONDS / PERIOD_SECONDS}"
 
 @dataclass(frozen=True)
 class Sample:
-    """One device over one phase, joules. note: the row's own word on how well it is resolved."""
+    """One device over one phase, joules. labelled: called too short to resolve.  bounds: hard ones, None without."""
 
     component: str
     hot: bool
     told: float
     true: float
     labelled: bool
+    bounds: tuple[float, float] | None
 
     @property
     def error_percent(self) -> float:
@@ -48,12 +51,14 @@ def samples(node: Node, home: Path, hot: bool) -> list[Sample]:
     begins = {mark.n: mark for mark in found if isinstance(mark, Mark) and mark.kind == "begin"}
     ends = sorted((mark for mark in found if isinstance(mark, Mark) and mark.kind == "end"), key=lambda mark: mark.n)
     told: dict[tuple[str, str], float] = defaultdict(float)
+    owned: dict[tuple[str, str], list[tuple[Measurement, Share]]] = defaultdict(list)
     labels: set[tuple[str, str]] = set()
     component = {}
     for m in measurements(home):
         component[m.device_id] = str(m.component)
         for share in m.shares:
             told[share.phase, m.device_id] += share.millijoules / 1000
+            owned[share.phase, m.device_id].append((m, share))
             if "too short" in m.note:
                 labels.add((share.phase, m.device_id))
     known = node.truth(0, 1)
@@ -65,7 +70,9 @@ def samples(node: Node, home: Path, hot: bool) -> list[Sample]:
         true = node.truth(begin.at_ns, end.at_ns)
         for device_id, kind in component.items():
             key = (begin.phase, device_id)
-            made.append(Sample(kind, hot, told[key], true[simulated_id(device_id, known)], key in labels))
+            bounds = phase_bounds(owned[key]).get(begin.phase)
+            pair = None if bounds is None else (bounds.least / 1000, bounds.most / 1000)
+            made.append(Sample(kind, hot, told[key], true[simulated_id(device_id, known)], key in labels, pair))
     return made
 
 
@@ -118,8 +125,12 @@ def figures(found: list[Sample]) -> list[Row]:
             figure = f"5 s phase, |error| p{p}, {name}"
             made.append(Row(figure, "joulebook agent", value, "%", most=most, note=note))
     labelled = 100 * sum(s.labelled for s in found) / len(found)
-    note = "neither rows nor reports carry bounds of a phase yet"
-    made.append(Row("phases inside their hard bounds", "joulebook agent", None, "%", least=100, note=note))
+    bounded = [(s, s.bounds) for s in found if s.bounds is not None]
+    inside = sum(low - 0.002 <= s.true <= high + 0.002 for s, (low, high) in bounded)  # whole millijoules
+    width = np.mean([(high - low) / 2 / s.true for s, (low, high) in bounded]) * 100 if bounded else math.nan
+    note = f"{len(bounded)} of {len(found)} device-phases have bounds; mean half-width {width:.2g} % of the truth"
+    value = 100 * inside / len(bounded) if bounded else None
+    made.append(Row("phases inside their hard bounds", "joulebook agent", value, "%", least=100, note=note))
     made.append(Row('labelled "too short to resolve"', "joulebook agent", labelled, "%"))
     return made
 

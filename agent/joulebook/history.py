@@ -302,7 +302,7 @@ class DeviceHistory:
         """Hard bound of how far the value at ``t`` may be from the true one; None where nothing bounds it.
 
         A counter's value was reached within one step before it was read, and only rises: the last reading before ``t``
-        is a lower bound, the first one whose update came after it an upper one, and the device's greatest power narrows both.
+        is a lower bound, the first one whose update came after it an upper one; the greatest power narrows both.
         """
         if self.whole is not None:
             bounds = [history.slack_millijoules(t) for history in (self.whole, *self.parts)]
