@@ -22,6 +22,8 @@ T = TypeVar("T")
 GAP_FACTOR = 3
 """Power is not integrated across a silence longer than this many nominal intervals (and 5 s)."""
 GAP_LEAST_NS = 5 * NS_PER_SECOND
+LATE_NS = 20_000_000
+"""A counter may be brought up to date this much later than it should: no gain is called impossible for that."""
 
 
 @dataclass(slots=True)
@@ -184,7 +186,8 @@ class DeviceHistory:
             return
         most = None if device.most_watts is None else device.most_watts * 1e6
         if most is not None:
-            most *= 1 + device.step_ns / elapsed  # a difference may hold one step's energy more than its distance
+            # A difference may hold one step's energy more than its distance, and what was brought up to date late.
+            most *= 1 + max(device.step_ns, LATE_NS) / elapsed
         gain = difference(
             previous.energy_microjoules, reading.energy_microjoules, elapsed, device.wraps_at_microjoules, most,
             restarted=reading.restarted,

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from joulebook.binding import Machine, Scene, measure
 from joulebook.clock import Offset
-from joulebook.history import DeviceHistory
+from joulebook.history import LATE_NS, DeviceHistory
 from joulebook.meters import Reading
 from joulebook.remainder import Remainder, remainder_device
 from joulebook.rows import Component, Method
@@ -164,7 +164,7 @@ def test_a_wrap_costs_nothing_and_what_may_have_gone_all_the_way_round_is_a_gap(
     notes = iter([note for _, note in history.notes if "missing" in note])
     known = 0.0
     for a, b, joules in spent(world, found):
-        if MOST_WATTS * (b.at_ns - a.at_ns + MS) // 1000 >= wraps_at:
+        if MOST_WATTS * (b.at_ns - a.at_ns + LATE_NS) // 1000 >= wraps_at:
             least, most = missing(next(notes))
             assert least <= joules <= most
         else:
@@ -268,6 +268,14 @@ def test_a_gap_ends_after_what_is_known_before_it():
     rows += measure(SCENE, [history], 950 * MS, 1450 * MS, OFFSET)
     assert all(a.ended_ns <= b.started_ns for a, b in pairwise(rows))
     assert sum(row.energy_millijoules for row in rows) == pytest.approx(90_000 * 949 / 999 + 50_000, abs=2)
+
+
+def test_a_counter_that_is_brought_up_to_date_late_is_no_gap():
+    """Two looks a millisecond apart: 2 J fall between them, of ten milliseconds and more that were not shown before."""
+    history = gpu((1000, 0), (2000, 150), step_ns=MS)
+    for at_us, joules in ((2_010_000, 150), (2_011_000, 152), (3_000_000, 300)):
+        history.add(Reading("d", at_us * 1000, energy_microjoules=joules * 10**6))
+    assert (history.breaks, history.total_microjoules) == (0, 300 * 10**6)
 
 
 def test_two_gaps_with_one_reading_between_them_are_both_told():
