@@ -84,7 +84,7 @@ class Bench:
         bodies = self.taken() if self.home.ledger.exists() else []
         for path in self.home.outboxes.glob("*.sqlite"):
             outbox = Outbox(path, writer=False)
-            bodies += [row.body for batch in outbox.batches() for row in batch.rows]
+            bodies += outbox.bodies()
             outbox.close()
         return bodies
 

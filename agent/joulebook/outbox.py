@@ -302,6 +302,12 @@ class Outbox:
         except sqlite3.OperationalError as error:
             raise OSError(f"{self.path}: {error}") from error
 
+    @property
+    def ships_to(self) -> str | None:
+        """The collector that its rows go to, None where whoever comes may take them."""
+        url: str | None = self.state(_SHIPS_TO)
+        return url or None
+
     # -- draining
 
     def batches(self, limit: int = BATCH_ROWS) -> Iterator[Batch]:

@@ -28,9 +28,9 @@ from joulebook.lease import holder_of, outbox_path
 from joulebook.marks import MarksWriter, members
 from joulebook.outbox import Outbox
 from joulebook.ranks import Job, job_of
-from joulebook.rows import Measurement, Method, Run
+from joulebook.rows import Method
 from joulebook.sdk import ensemble_wire, is_given, labels_from_environment, technique_wire
-from joulebook.summary import document, run_energy
+from joulebook.summary import document, run_in
 
 REFUSED: Final = 125
 NOT_EXECUTABLE: Final = 126
@@ -344,16 +344,10 @@ def energy_document(home: Home, run_id: str) -> dict[str, Any]:
         )
     outbox = Outbox(path, writer=False)
     try:
-        bodies = [row.body for batch in outbox.batches() for row in batch.rows]
+        run, energy = run_in(outbox.bodies(), run_id, may_leave=outbox.ships_to is not None)
     finally:
         outbox.close()
-    runs = [body for body in bodies if isinstance(body, Run)]
-    versions = [body for body in runs if body.run_id == run_id]
-    if not versions:
-        raise JoulebookError(f"run {run_id} is not in the outbox", "joulebook report run, if it was taken already")
-    children = sorted({body.run_id for body in runs if body.labels.parent_run_id == run_id})
-    measurements = [body for body in bodies if isinstance(body, Measurement)]
-    return document(versions[-1], run_energy(versions[-1], measurements, children=children))
+    return document(run, energy)
 
 
 def summary_text(summary: dict[str, Any]) -> str:
@@ -365,7 +359,8 @@ def summary_text(summary: dict[str, Any]) -> str:
     ]
     for component, value in summary["energy_joules"].items():
         if value is not None:
-            lines.append(f"  {component:<9} {value:.1f} J  {summary['method'][component]}")
+            name = summary["component_names"].get(component, component)
+            lines.append(f"  {name:<9} {value:.1f} J  {summary['method'][component]}")
     for phase, parts in summary["phases"].items():
         lines.append(f"  {phase:<9} {sum(parts.values()):.1f} J")
     grams = summary["emissions_g"]

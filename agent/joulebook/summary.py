@@ -189,9 +189,10 @@ def run_energy(
     )
 
 
-def run_in(bodies: Iterable[Body], run_id: str) -> tuple[Run, RunEnergy]:
+def run_in(bodies: Iterable[Body], run_id: str, *, may_leave: bool) -> tuple[Run, RunEnergy]:
     """The run and its energy from rows that wait, as this machine knows them.
 
+    may_leave: some may be at a collector already.
     Raises JoulebookError where it is not in them, or no longer whole: rows leave in their order, so a device of which
     no row reaches back to the run's start has lost the first ones.
     """
@@ -206,7 +207,7 @@ def run_in(bodies: Iterable[Body], run_id: str) -> tuple[Run, RunEnergy]:
     for m in measurements:
         if m.boot_id == run.boot_id:
             begun[m.device_id] = min(m.started_ns, begun.get(m.device_id, m.started_ns))
-    if any(start > run.started_ns for start in begun.values()):
+    if may_leave and any(start > run.started_ns for start in begun.values()):
         raise JoulebookError(f"rows of run {run_id} have left already", "joulebook report run, where its rows went")
     children = sorted({body.run_id for body in runs if body.labels.parent_run_id == run_id})
     return run, run_energy(run, measurements, children=children)

@@ -43,7 +43,7 @@ def take_outboxes(
                 held_still(home, path, stack)
                 outbox = Outbox(path, writer=False)
                 stack.callback(outbox.close)
-                if url := ships_to(outbox):
+                if url := outbox.ships_to:
                     shipped.setdefault(url, []).append(path.stem)
                 else:
                     receipts.extend(_drain(ledger, outbox))
@@ -60,11 +60,6 @@ def take_outboxes(
     if trouble:
         raise trouble[0]
     return receipts
-
-
-def ships_to(outbox: Outbox) -> str:
-    """The collector that the rows of this outbox go to, "" where they wait for a report."""
-    return str(outbox.state("ships_to") or "")
 
 
 def _shipped(url: str, machines: Sequence[str]) -> str:

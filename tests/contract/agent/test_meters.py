@@ -112,7 +112,7 @@ def test_time_and_energy_only_rise(name: str, machine: Machine) -> None:
 
 
 def test_the_energy_is_the_true_one_within_what_the_meter_says(name: str, machine: Machine) -> None:
-    """Three seconds and twelve steps or more, through the agent's own history; a stand has no gain error, only edges."""
+    """Three seconds and twelve steps or more, through the agent's history; a stand has no gain error, only edges."""
     meter = open_meter(name, machine.roots)
     histories = {d.device_id: DeviceHistory(d, name, 100_000_000) for d in meter.devices}
     began = boottime_ns()

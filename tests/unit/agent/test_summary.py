@@ -247,7 +247,7 @@ def test_a_run_is_told_from_rows_that_wait() -> None:
     child = replace(a_run(), run_id="c1", labels=Labels(parent_run_id="r1"))
     before = replace(a_run(), status=Status.RUNNING, ended_at_us=None, ended_ns=None)
     rows = [before, measured(run_share(70), run_share(30, "c1")), measured(rest(9), at=10), child, a_run()]
-    run, energy = run_in(rows, "r1")
+    run, energy = run_in(rows, "r1", may_leave=True)
     assert (run, energy.own, energy.child) == (a_run(), 70, {"c1": 30})
     assert energy.conservation.measured == 109
 
@@ -255,12 +255,12 @@ def test_a_run_is_told_from_rows_that_wait() -> None:
 def test_a_run_whose_first_rows_have_left_is_not_told_by_the_rest() -> None:
     rows = [measured(run_share(5), at=10), a_run()]
     with pytest.raises(JoulebookError, match="rows of run r1 have left already"):
-        run_in(rows, "r1")
+        run_in(rows, "r1", may_leave=True)
     whole = [measured(run_share(5)), measured(run_share(5), at=10)]
     with pytest.raises(JoulebookError, match="have left"):
-        run_in([*whole, measured(run_share(5), at=10, device="gpu-0"), a_run()], "r1")
+        run_in([*whole, measured(run_share(5), at=10, device="gpu-0"), a_run()], "r1", may_leave=True)
     with pytest.raises(JoulebookError, match="not in the outbox"):
-        run_in(whole, "r1")
+        run_in(whole, "r1", may_leave=True)
 
 
 def leaf(*shares: Share, device: str, component: Component = Component.OTHER) -> Measurement:
