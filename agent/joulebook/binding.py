@@ -32,6 +32,8 @@ ALIASING_NS = 10 * NS_PER_SECOND
 """Polled power of anything shorter is suspect: a load may move in step with the sensor (METHODS 1.1)."""
 U_ALIASED = 0.25
 """Relative standard uncertainty of polled power then, one-sided low (METHODS 1.6)."""
+ROUGH = 0.1
+"""Instant power whose jumps from reading to reading make up more of its energy moves too fast to be polled."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -168,8 +170,8 @@ def _row(scene: Scene, history: DeviceHistory, start: int, end: int, energy: int
     u_edge = device.step_ns / ((end - start) * math.sqrt(6)) if device.method is Method.COUNTER else 0.0
     u_steps = history.integration_u(start, end) / (microjoules * scale)
     u_indep = math.sqrt(device.u_indep**2 + u_edge**2 + u_steps**2)
-    if _is_aliased(history, scene, start, end):
-        notes.append("aliasing-suspect: polled power of less than 10 s, likely low")
+    if suspicion := _aliasing(history, scene, start, end, energy):
+        notes.append(f"aliasing-suspect: {suspicion}")
         u_indep = max(u_indep, U_ALIASED)
     idle = history.idle_millijoules(start, end)
     return Measurement(
@@ -322,11 +324,16 @@ def _too_short(history: DeviceHistory, scene: Scene, start: int, end: int) -> li
     return [f"phase {name!r} too short to resolve" for name in sorted(short)]
 
 
-def _is_aliased(history: DeviceHistory, scene: Scene, start: int, end: int) -> bool:
+def _aliasing(history: DeviceHistory, scene: Scene, start: int, end: int, energy: int) -> str:
+    """Why a board's polled power is suspect over a span, "" where it is not."""
     device = history.device
     if device.method is not Method.INTEGRATED or device.component is not Component.GPU:
-        return False
-    return any(whole_ns < ALIASING_NS for _, whole_ns in _phases(scene, start, end))
+        return ""
+    if any(whole_ns < ALIASING_NS for _, whole_ns in _phases(scene, start, end)):
+        return "polled power of less than 10 s, likely low"
+    if not device.averaged and history.jumped(start, end) > ROUGH * energy * MICROJOULES_PER_MILLIJOULE:
+        return "the load moves as fast as its power is polled"
+    return ""
 
 
 def reassign(old: Sequence[Share], new: Sequence[Share]) -> list[tuple[int, Share, Share]]:

@@ -296,6 +296,10 @@ class DeviceHistory:
         own = math.sqrt(sum((jump * jump) / 12 for t, jump in self.jumps if start < t <= end))
         return own if self.whole is None else math.hypot(own, self.whole.integration_u(start, end))
 
+    def jumped(self, start: int, end: int) -> float:
+        """Microjoules that the jumps of power from reading to reading over (start, end] stand for, all of one sign."""
+        return sum(jump for t, jump in self.jumps if start < t <= end)
+
     def notes_in(self, start: int, end: int) -> list[str]:
         """What happened to the device's meter within [start, end], both ends: a gap's note stands where it ends."""
         own = [note for t, note in self.notes if start <= t <= end]

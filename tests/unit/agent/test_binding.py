@@ -174,3 +174,14 @@ def test_polled_power_of_a_short_phase_is_suspect_and_its_interval_wide():
     assert "aliasing-suspect" in rows[2 * S].note
     assert rows[2 * S].u_indep >= 0.25
     assert "aliasing" not in rows[6 * S].note
+
+
+@pytest.mark.parametrize(("period_ns", "suspect"), [(S // 2, True), (14 * S, False)])
+def test_instant_power_that_moves_as_fast_as_it_is_polled_is_suspect(period_ns, suspect):
+    values = {"component": Component.GPU, "method": Method.INTEGRATED, "device_id": "GPU-0"}
+    history = DeviceHistory(device(**values), "sim", S)
+    for t in range(0, 30 * S, S // 10):
+        history.add(Reading("GPU-0", t, power_milliwatts=400_000 if t % period_ns < period_ns // 2 else 100_000))
+    (row,) = measured(machine(), [history], [], S, 29 * S, OFFSET)
+    assert ("aliasing-suspect: the load moves" in row.note) == suspect
+    assert (row.u_indep >= 0.25) == suspect
