@@ -319,7 +319,7 @@ class DeviceHistory:
             return None
         step, times, values = self.device.step_ns, segment.times, segment.values
         most = None if self.device.most_watts is None else self.device.most_watts / 1e3  # microjoules per ns
-        before, after = bisect_right(times, t - step // 2) - 1, bisect_left(times, t + step // 2)
+        before, after = bisect_right(times, t - step // 2) - 1, bisect_left(times, t + step // 2 + LATE_NS)
         lows = [values[before]] if before >= 0 else []
         highs = [values[after]] if after < len(times) else []
         if most is not None:
@@ -327,7 +327,7 @@ class DeviceHistory:
             if soon < len(times):
                 lows.append(values[soon] - int(most * (times[soon] + step // 2 - t)) - 1)
             if before >= 0:
-                highs.append(values[before] + int(most * (t - times[before] + step)) + 1)
+                highs.append(values[before] + int(most * (t - times[before] + step + LATE_NS)) + 1)
         if not lows or not highs:
             return None
         value = segment.at(t)

@@ -20,7 +20,7 @@ from joulebook.clock import Offset, boottime_ns
 from joulebook.clock import offset as clock_offset
 from joulebook.errors import BadInput, JoulebookError
 from joulebook.folder import MarksFile, MarksFolder
-from joulebook.history import DeviceHistory, History
+from joulebook.history import LATE_NS, DeviceHistory, History
 from joulebook.marks import Line
 from joulebook.meters import Askable, Busy, Device, Follower, Limited, Meter, Reading, Roots
 from joulebook.outbox import Outbox, OutboxStatus
@@ -486,7 +486,7 @@ class Sampler:
                 continue
             until = min(known, end)
             # Where a run ends, one reading beyond it bounds what its last phase can have had.
-            wanted = end + history.device.step_ns // 2 if end in self.ends else end
+            wanted = end + history.device.step_ns // 2 + LATE_NS if end in self.ends else end
             if known < wanted and not force and now <= end + SETTLE_NS + history.device.step_ns:
                 waiting = True
                 continue

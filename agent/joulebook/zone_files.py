@@ -11,6 +11,8 @@ from joulebook.meters import LeftOut, Reading, Roots
 from joulebook.powercap import MOST_COUNT, Zone, admissible, count, find_zones
 from joulebook.units import NS_PER_SECOND
 
+TICK_JITTER_NS: Final = 100_000_000
+"""Looks are planned this much early: ticks fall on whole seconds, and a late one must not put a look off by another."""
 FIRST_RETRY_NS: Final = NS_PER_SECOND
 LAST_RETRY_NS: Final = 30 * NS_PER_SECOND
 """How long after a vain look for vanished zones the next one comes: doubling from the first to the last."""
@@ -88,7 +90,7 @@ class ZoneFiles:
         self._open = [one for one in self._open if one[0] not in self._lost]
         if now_ns >= self._retry_at:
             self._reopen()
-            self._retry_at = now_ns + self._retry_ns if self._lost else 0
+            self._retry_at = now_ns + self._retry_ns - TICK_JITTER_NS if self._lost else 0
             self._retry_ns = min(2 * self._retry_ns, LAST_RETRY_NS) if self._lost else FIRST_RETRY_NS
 
     def _reopen(self) -> None:

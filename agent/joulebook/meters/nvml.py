@@ -68,6 +68,8 @@ MIG_NOTE: Final = "MIG: energy of the board, counted once"
 LIBRARY_DEAD: Final = frozenset({UNINITIALIZED, DRIVER_NOT_LOADED})
 DEAD: Final = LIBRARY_DEAD | {INVALID_ARGUMENT, NOT_FOUND, GPU_IS_LOST, RESET_REQUIRED}
 """What says that NVML, or a handle of it, will not answer again."""
+TICK_JITTER_NS: Final = 100_000_000
+"""Looks are planned this much early: ticks fall on whole seconds, and a late one must not put a look off by another."""
 FIRST_RETRY_NS: Final = NS_PER_SECOND
 LONGEST_RETRY_NS: Final = 30 * NS_PER_SECOND
 """Time to the first attempt to get a lost board back, doubled after each that fails, up to the longest."""
@@ -171,7 +173,7 @@ class Nvml:
         """Leave a board out until it is found again: a driver in trouble may take long over every question."""
         board.code, self._any_lost = code, True
         # One that goes is looked for soon, however long another has been away.
-        self._pause_ns, self._retry_ns = FIRST_RETRY_NS, now_ns + FIRST_RETRY_NS
+        self._pause_ns, self._retry_ns = FIRST_RETRY_NS, now_ns + FIRST_RETRY_NS - TICK_JITTER_NS
 
     def _find_lost(self) -> None:
         """One attempt to get lost boards back, by UUID.
@@ -198,7 +200,7 @@ class Nvml:
         found = any(not board.code for board in lost)
         self._any_lost = any(board.code for board in self._boards)
         self._pause_ns = FIRST_RETRY_NS if found else min(2 * self._pause_ns, LONGEST_RETRY_NS)
-        self._retry_ns = boottime_ns() + self._pause_ns
+        self._retry_ns = boottime_ns() + self._pause_ns - TICK_JITTER_NS
 
     def _find(self, board: Board) -> None:
         try:
