@@ -227,8 +227,8 @@ class Sampler:
             began = perf_counter_ns() if telemetry is not None else 0
             try:
                 self._undigested.append((meter, meter.devices, meter.read()))
-            except OSError:
-                self.read_errors[meter.name] = self.read_errors.get(meter.name, 0) + 1
+            except Exception as error:  # noqa: BLE001 - whatever one meter does, the others are read
+                self._failed(meter.name, error)
                 if telemetry is not None:
                     telemetry.read(meter.name, perf_counter_ns() - began, succeeded=False)
             else:
@@ -236,6 +236,13 @@ class Sampler:
                     telemetry.read(meter.name, perf_counter_ns() - began, succeeded=True)
         if len(self._undigested) >= UNDIGESTED:
             self.digest()
+
+    def _failed(self, meter: str, error: Exception) -> None:
+        """Count a meter's failure; the first one is told, and one that is no failing file is a defect of the meter."""
+        if meter not in self.read_errors:
+            what = str(error) if isinstance(error, OSError) else f"a defect, please report it: {error!r}"
+            print(f"joulebook agent: meter {meter} cannot be read: {what}", file=sys.stderr)
+        self.read_errors[meter] = self.read_errors.get(meter, 0) + 1
 
     def digest(self) -> None:
         """Take the readings that wait into the histories; of counters one a second, while there is no run to bind."""
