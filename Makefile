@@ -9,7 +9,7 @@ PYTHON = python3
 TORCH = torch==2.13.0
 TORCH_INDEX =
 DEMO =
-WORKERS = 3
+WORKERS = 2
 STUDY = --seeds 5 --members 4 --control --out out/study
 
 BIN = .venv/bin

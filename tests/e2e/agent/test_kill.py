@@ -97,7 +97,8 @@ def test_everything_killed_keeps_all_but_the_last_seconds(simulated, monkeypatch
     measured_until = max(m.ended_ns for m in simulated.measurements())
     assert killed_at - measured_until < FLUSHED_SECONDS * 1e9
     truth = simulated.truth(run.started_ns, measured_until)
-    assert energy.own / 1000 == pytest.approx(sum(truth.values()), rel=0.02)
+    # A joule: the first flush may hold a tenth of a second, and a counter's edges are milliseconds.
+    assert energy.own / 1000 == pytest.approx(sum(truth.values()), rel=0.02, abs=1.0)
 
 
 def test_a_report_while_the_agent_lives_takes_nothing_from_it(simulated, monkeypatch):

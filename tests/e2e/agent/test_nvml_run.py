@@ -64,9 +64,14 @@ def test_runs_in_mig_slices_share_by_their_size(simulated):
     ]  # fmt: skip
     assert [job.wait(timeout=60) for job in jobs] == [0, 0]
     large, small = (json.loads(out.read_text()) for out in outs)
-    ratio = large["energy_joules"]["gpu"] / small["energy_joules"]["gpu"]
-    # 3/7 and 1/7 while both run; each starts and ends up to a second alone.
-    assert ratio == pytest.approx(3, rel=0.2)
+    shared = [0, 0]
+    for row in simulated.measurements():
+        parts = [sum(s.millijoules for s in row.shares if s.run_id == doc["run_id"]) for doc in (large, small)]
+        if row.component == "gpu" and row.ended_ns - row.started_ns > 1_000_000_000 and all(parts):
+            shared = [total + part for total, part in zip(shared, parts, strict=True)]
+    # 3/7 and 1/7 while both ran; how long each ran alone is the machine's matter.
+    assert shared[0] > 100_000
+    assert shared[0] / shared[1] == pytest.approx(3, rel=0.1)
     assert is_conserved(large)
     assert is_conserved(small)
 

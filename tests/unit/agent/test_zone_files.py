@@ -115,6 +115,7 @@ def test_a_zone_that_stays_away_is_looked_for_ever_more_rarely(
     monkeypatch.setattr(zone_files, "find_zones", lambda roots: looks.append(boottime_ns()) or [])
     monkeypatch.setattr(zone_files, "FIRST_RETRY_NS", 20_000_000)
     monkeypatch.setattr(zone_files, "LAST_RETRY_NS", 80_000_000)
+    monkeypatch.setattr(zone_files, "TICK_JITTER_NS", 0)
     files = opened(roots)
     mortal.kill()
     mortal.wait()
