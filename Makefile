@@ -2,8 +2,8 @@
 #
 # Everything is installed into .venv; what is done leaves a stamp under .stamps and is not done again until
 # pyproject.toml changes (torch: until make clean). Variables: PYTHON (3.11 or newer), TORCH (the pinned requirement), TORCH_INDEX (an
-# index to take torch from; README.md says when that saves a large download), DEMO (options of the demo), WORKERS (tests
-# side by side: most of them wait for a clock, so more than there are processors).
+# index to take torch from; README.md says when that saves a large download), DEMO (options of the demo), WORKERS (tests run
+# side by side; most of them wait for a clock).
 
 PYTHON = python3
 TORCH = torch==2.13.0
