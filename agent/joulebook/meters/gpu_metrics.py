@@ -13,7 +13,7 @@ from typing import Final
 LONGEST: Final = 4096
 """No table of today is longer than a page."""
 
-ENERGY_AT: Final = {(1, 1): 24, (1, 2): 24, (1, 3): 24, (1, 4): 24, (1, 5): 88, (1, 6): 16, (1, 7): 16, (1, 8): 24}
+ENERGY_AT: Final = {(1, 1): 24, (1, 2): 24, (1, 3): 24, (1, 4): 24, (1, 5): 88, (1, 6): 16, (1, 7): 24, (1, 8): 24}
 """(format, content revision) -> offset of energy_accumulator (u64). 1.0 is not aligned, 1.9 is no fixed table."""
 
 APU_FORMATS: Final = (2, 3)

@@ -61,6 +61,17 @@ def only(meter: AmdGpu) -> Device:
     return device
 
 
+BEFORE_ENERGY = {
+    (1, 1): "6H 3H H", (1, 2): "6H 3H H", (1, 3): "6H 3H H", (1, 4): "3H H 2H 4H", (1, 5): "3H H 2H 4H 32H",
+    (1, 6): "3H H 2H", (1, 7): "3H H 2H Q", (1, 8): "3H H 2H Q",
+}  # fmt: skip
+"""Temperatures, activities, power, from 1.7 on memory bandwidth: what the kernel's structs hold before the energy."""
+
+
+def test_the_energy_is_where_the_kernel_puts_it() -> None:
+    assert {known: struct.calcsize(f"<HBB {fields}") for known, fields in BEFORE_ENERGY.items()} == ENERGY_AT
+
+
 @pytest.mark.parametrize("counter", ["hwmon", *(f"metrics-{form}.{content}" for form, content in ENERGY_AT)])
 def test_a_counter_takes_over_once_it_agrees_with_power(
     counter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
