@@ -41,11 +41,11 @@ INSTANCE_PROFILES: Final = 18
 
 
 class FieldValue(Structure):
-    """nvmlFieldValue_t. value: the union, of which power uses the low 32 bits."""
+    """nvmlFieldValue_t. value: what power uses of the union, its low 32 bits; the rest is not told."""
 
     _fields_ = (
         ("field", c_uint), ("scope", c_uint), ("time_us", c_int64), ("latency_us", c_int64),
-        ("kind", c_uint), ("code", c_int), ("value", c_ulonglong),
+        ("kind", c_uint), ("code", c_int), ("value", c_uint), ("rest", c_uint),
     )  # fmt: skip
 
 

@@ -400,7 +400,8 @@ int nvmlDeviceGetFieldValues(Handle h, int count, FieldValue *values) {
         v->time_us = (long long)(now_ns(CLOCK_REALTIME) / 1e3);
         v->kind = 1;
         double power = v->field == 185 ? mean_watts(g) : watts(g, updated_at());
-        if (known) memcpy(&v->value, &(unsigned){(unsigned)(power * 1e3 + 0.5)}, sizeof(unsigned));
+        /* Of the union power fills the low half; what stands in the other is nobody's. */
+        if (known) v->value = 0x5eed5eedULL << 32 | (unsigned)(power * 1e3 + 0.5);
     }
     return OK;
 }
