@@ -35,6 +35,7 @@ class PlatformCheck:
         self._held += [reading for reading in readings if reading.device_id == PLATFORM_ID][:1]
         now = {reading.device_id: reading for reading in readings}
         if now.keys() != self._ranges.keys():
+            del self._held[1:-1]
             return others, ""
         self._first = self._first or now
         gains = {device_id: self._gain(now[device_id]) for device_id in now}

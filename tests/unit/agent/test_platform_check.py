@@ -66,6 +66,15 @@ def test_an_incomplete_read_proves_nothing() -> None:
     assert check.pass_on(at(2, 100, 0, None))[1] == ""
 
 
+def test_what_is_held_back_does_not_grow_while_a_part_is_away() -> None:
+    check = PlatformCheck(DEVICES)
+    check.pass_on(at(0, 0, 0, 0))
+    for second in range(1, 100):
+        check.pass_on([r for r in at(second, 100 * second, 0, 100 * second) if r.device_id != "dram"])
+    readings, _ = check.pass_on(at(100, 500, 0, 600))
+    assert [r.at_ns // 10**9 for r in readings if r.device_id == PLATFORM_ID] == [0, 99, 100]
+
+
 def test_counters_that_wrap_meanwhile_are_no_contradiction() -> None:
     check = PlatformCheck(DEVICES)
     check.pass_on(at(0, 0, 0, 950))
