@@ -56,6 +56,7 @@ UNDIGESTED: Final = 200
 """Looks of one meter that may wait before they are taken in."""
 PENDING_ROWS: Final = 50_000
 """Rows kept in memory while the disk refuses them."""
+TOO_LATE: Final = "marks came when others of their time were let go of: what was booked until then stays as it was"
 
 
 @dataclass(slots=True)
@@ -121,6 +122,7 @@ class Sampler:
     _followers: list[Follower] = field(default_factory=list)
     _askable: list[Askable] = field(default_factory=list)
     _looked_ns: int = 0
+    _let_go_ns: int = 0
 
     def __post_init__(self) -> None:
         self.processes = ProcessTable(self.roots.proc, usage=cgroup_of("self", self.roots).usage)
@@ -322,7 +324,7 @@ class Sampler:
 
         names: the marks files in which something is known to be new, None to look at all.
         """
-        late: int | None = None
+        late: dict[str, int] = {}
         any_new = False
         for file, lines in self.folder.read(names):
             any_new |= any(line.kind != "log" for line in lines)
@@ -334,7 +336,7 @@ class Sampler:
                 file.reader.corrupt.append(file.reader.line_number)
             earliest = min((line.at_ns for line in lines), default=self.edge)
             if earliest < self.edge and file.boot_id == self.boot_id:
-                late = earliest if late is None else min(late, earliest)
+                late[file.run_id] = min(earliest, late.get(file.run_id, earliest))
             self._note_damage(file)
         for file in self.folder.newly_gone():
             self._bury(file)
@@ -342,8 +344,9 @@ class Sampler:
         for file in list(self.folder.files.values()):
             if file.gone and file.timeline.open:
                 self._bury(file)
-        if late is not None:
-            self._rebind(late)
+        if late and not self._rebind(min(late.values())):
+            for state in filter(None, map(self.book.runs.get, late)):
+                state.note(TOO_LATE)
         return any_new
 
     def note(self, text: str) -> None:
@@ -562,8 +565,11 @@ class Sampler:
 
     # -- late marks ------------------------------------------------------------------------------
 
-    def _rebind(self, since: int) -> None:
-        """A late mark: spans still open are bound again, final ones get reassignments."""
+    def _rebind(self, since: int) -> bool:
+        """A late mark: spans still open are bound again, final ones get reassignments.
+
+        False when some stay as they are: a process that may have a part of them is not followed any more.
+        """
         self.digest()
         scene = self.scene()
         for closed in self._open:
@@ -573,9 +579,12 @@ class Sampler:
                 self._dropped_keys |= closed.rows.keys()
                 closed.rows = _keyed(rows)
                 closed.written = False
-        for i, (seq, row) in enumerate(self._final):
-            if row.ended_ns > since:
+        late = [i for i, (_, row) in enumerate(self._final) if row.ended_ns > since]
+        for i in late:
+            seq, row = self._final[i]
+            if row.started_ns >= self._let_go_ns:
                 self._final[i] = (seq, self._reassigned(scene, seq, row))
+        return all(self._final[i][1].started_ns >= self._let_go_ns for i in late)
 
     def _reassigned(self, scene: Scene, seq: int, row: Measurement) -> Measurement:
         history = next((h for h in self.devices.values() if h.device.device_id == row.device_id), None)
@@ -740,6 +749,8 @@ class Sampler:
             over = file.last_ns + self.settings.grace_ns < now or everything
             done = not file.timeline.open and over and not self._needed(file, now)
             if done:
+                if file.timeline.times and file.boot_id == self.boot_id:
+                    self._let_go_ns = max(self._let_go_ns, file.timeline.times[-1])
                 self.folder.remove(key)
                 self.processes.drop_actor(key)
                 self.folder.offsets.pop(key, None)

@@ -3,6 +3,7 @@
 The sampler and the outbox are the real ones, on a clock that the test moves; the meter is made up.
 """
 
+import json
 import tempfile
 from itertools import pairwise
 from pathlib import Path
@@ -19,8 +20,8 @@ from joulebook.folder import MarksFolder
 from joulebook.home import Home
 from joulebook.meters import Device, Reading, Roots
 from joulebook.outbox import Outbox
-from joulebook.rows import Component, Measurement, Method
-from joulebook.sampler import Sampler
+from joulebook.rows import Component, Measurement, Method, Reassignment, Run
+from joulebook.sampler import TOO_LATE, Sampler
 from joulebook.settings import Settings
 
 MS = 1_000_000
@@ -151,6 +152,44 @@ def test_a_reading_that_tells_of_a_restart_is_never_passed_over(clocked):
     looks(agent, machine, 1)
     agent.sampler.digest()
     assert [history.breaks for history in agent.sampler.devices.values()] == [1, 1]
+
+
+def tell(agent, run_id, began, ended):
+    """The marks of a process that is gone, as they are found now."""
+    said = [
+        {"kind": "join", "at_ns": began, "run": run_id, "role": "track", "pid": 0, "machine": "m", "boot": "b"},
+        {"kind": "leave", "at_ns": ended, "run": run_id, "status": "ok"},
+    ]
+    whole = [{"v": 1, "n": n, "at_us": s["at_ns"] // 1000, "cpu_ns": 1, **s} for n, s in enumerate(said, 1)]
+    path = agent.sampler.folder.home.marks / f"{run_id}.0.beef.jsonl"
+    path.write_text("".join(json.dumps(values) + "\n" for values in whole))
+    agent.sampler.read_marks()
+
+
+def rows_of(agent, kind):
+    return [row for row in agent.outbox.bodies() if isinstance(row, kind)]
+
+
+def test_a_mark_that_comes_after_a_process_was_let_go_of_takes_nothing_from_it(clocked):
+    agent, machine = clocked
+    sampler, began = agent.sampler, machine.now_ns
+    looks(agent, machine, 100)
+    tell(agent, "first", began, machine.now_ns)
+    for _ in range(120):
+        machine.now_ns += S
+        agent.tick(machine.now_ns)
+    sampler.tidy(machine.now_ns)
+    assert sampler.folder.files == {}, "its marks are durable and its grace is over"
+    booked = sum(s.millijoules for row in rows_of(agent, Measurement) for s in row.shares if s.run_id == "first")
+    assert booked == pytest.approx(10_000 * (WATTS["cpu"] + WATTS["gpu"]), rel=0.02)
+    tell(agent, "second", began + 5 * S, machine.now_ns)
+    for _ in range(120):
+        machine.now_ns += S
+        agent.tick(machine.now_ns)
+    moves = rows_of(agent, Reassignment)
+    assert {move.from_share.run_id for move in moves} == {""}
+    assert sum(move.millijoules for move in moves) > 0
+    assert TOO_LATE in rows_of(agent, Run)[-1].notes
 
 
 @settings(max_examples=40)
