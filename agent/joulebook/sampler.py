@@ -363,7 +363,7 @@ class Sampler:
             state.note(f"marks file {file.key} {UNREADABLE} ({numbers}): their marks are missing")
 
     def _follow(self, file: MarksFile, lines: Sequence[Line]) -> None:
-        was_open = set(self.book.open_ids())
+        was_open, known = set(self.book.open_ids()), set(self.book.runs)
         shipped = self.folder.offsets.get(file.key, 0)
         for line in lines:
             self.book.take(file.key, line)
@@ -384,7 +384,8 @@ class Sampler:
                 self.telemetry.totals.open(run_id, run.started_at_us, run.labels)
             self._opened(self.book.runs[run_id], file)
             self.plan_grid(boottime_ns())
-        self._note_ends(was_open)
+        # A run that is new and not open began and ended before it was looked at.
+        self._note_ends(was_open | (self.book.runs.keys() - known))
 
     def _ship_mark(self, file: MarksFile, line: Line) -> None:
         # A log line names neither run nor phase: it belongs to what the process was in when it was written.

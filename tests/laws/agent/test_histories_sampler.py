@@ -170,6 +170,18 @@ def rows_of(agent, kind):
     return [row for row in agent.outbox.bodies() if isinstance(row, kind)]
 
 
+def test_a_run_that_began_and_ended_before_it_was_looked_at_is_closed_at_once(clocked):
+    agent, machine = clocked
+    began = machine.now_ns
+    looks(agent, machine, 20)
+    tell(agent, "r", began + S, machine.now_ns)
+    machine.now_ns += S
+    agent.tick(machine.now_ns)
+    agent.tick(machine.now_ns + 5 * S)
+    assert [run.status for run in rows_of(agent, Run)] == ["ok"]
+    assert {share.run_id for row in agent.outbox.open_rows().values() for share in row.shares} >= {"r"}
+
+
 def test_a_mark_that_comes_after_a_process_was_let_go_of_takes_nothing_from_it(clocked):
     agent, machine = clocked
     sampler, began = agent.sampler, machine.now_ns
