@@ -64,8 +64,8 @@ def destination(url: str, token_file: str | None, ca_file: str | None) -> Destin
     try:
         parts = urlsplit(url)
         plain = parts.port is None or parts.port > 0
-    except ValueError as error:
-        raise BadInput(f"the collector's address {url!r} cannot be read: {error}", wanted) from None
+    except ValueError:  # it may hold a password: it is not repeated
+        raise BadInput("the collector's address cannot be read", wanted) from None
     plain = plain and not (parts.username or parts.password or parts.query or parts.fragment)
     if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
         raise BadInput("the collector's address is not one", wanted)
@@ -146,6 +146,8 @@ class CollectorClient:
     def _exchange(self, body: bytes, headers: dict[str, str]) -> Answer:
         if self._connection is None:
             self._connection = self._connect()
+        if self._connection.sock is None:
+            self._connection.connect()
         path = urlsplit(self.to.url).path
         with suppress(BrokenPipeError, ConnectionResetError):  # the other end may have answered before it read all
             self._connection.request("POST", f"{path}/v1/batches", body, headers)

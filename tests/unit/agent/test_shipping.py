@@ -2,11 +2,13 @@
 
 import gzip
 import json
+import socket
+import ssl
 from email.utils import formatdate
 from time import time
 
 import pytest
-from joulebook.collector_client import _retry_after, body_of, destination, read_token
+from joulebook.collector_client import CollectorClient, Unreachable, _retry_after, body_of, destination, read_token
 from joulebook.errors import BadInput, JoulebookError
 from joulebook.outbox import Outbox
 from joulebook.rows import Mark, to_wire
@@ -49,7 +51,8 @@ def test_addresses_that_are_taken(url):
 @pytest.mark.parametrize(
     "url",
     ["", "c.example", "ftp://c.example", "https://", "https://c.example:x", "https://c.example:99999",
-     "https://me:secret@c.example", "https://c.example/?a=1", "https://c.example/#a"],
+     "https://me:secret@c.example", "https://me:secret@c.example:x", "https://me:secret/@c.example",
+     "https://c.example/?a=1", "https://c.example/#a"],
 )  # fmt: skip
 def test_addresses_that_are_refused_and_not_repeated_with_a_password(url):
     with pytest.raises(BadInput) as told:
@@ -96,6 +99,37 @@ def test_a_body_says_what_the_wire_page_says(tmp_path, count):
         "first_seq": 1,
         "rows": [to_wire(row) for row in rows],
     }
+    outbox.close()
+
+
+def test_what_is_said_before_tls_stands_is_no_answer(tmp_path, monkeypatch):
+    outbox = Outbox(tmp_path / "o.sqlite", writer=True)
+    outbox.write(final=[Mark("r", "m", "b", 1, "log", 1, 1, 1, 1)])
+    answer = b'{"acknowledged": 1}'
+
+    def reset(*_, **__):
+        raise ConnectionResetError("the other end spoke, and reset the connection")
+
+    monkeypatch.setattr(ssl.SSLContext, "wrap_socket", reset)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = CollectorClient(destination(f"https://127.0.0.1:{server.getsockname()[1]}", None, None))
+        connect = CollectorClient._connect
+
+        def spoken_to(self):
+            made = connect(self)
+            made._create_connection = lambda *_: speak()
+            return made
+
+        def speak():
+            near = socket.create_connection(server.getsockname(), timeout=5)
+            far, _ = server.accept()
+            far.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(answer), answer))
+            far.close()
+            return near
+
+        monkeypatch.setattr(CollectorClient, "_connect", spoken_to)
+        with pytest.raises(Unreachable, match="reset the connection"):
+            client.post(outbox.parcel())
     outbox.close()
 
 
