@@ -293,7 +293,12 @@ class Sampler:
             self.gpu_use = {}
             return
         for meter in self.meters:
-            for device_id, busy in meter.busy().items():
+            try:
+                told = meter.busy()
+            except Exception as error:  # noqa: BLE001 - as of a reading
+                self._failed(meter.name, error)
+                continue
+            for device_id, busy in told.items():
                 self._add_use(device_id, busy, before, now)
 
     def _add_use(self, device_id: str, busy: Busy, before: int, now: int) -> None:
