@@ -122,13 +122,14 @@ class Outbox:
         self._begin()
 
     def _open_file(self) -> sqlite3.Connection:
+        most_bytes = self._most_bytes if self._writer else None
         try:
-            return open_file(self.path, self._most_bytes, patient=not self._writer)
+            return open_file(self.path, most_bytes)
         except sqlite3.DatabaseError as error:
             if not (self._writer and is_broken(error)):
                 raise
             self.set_aside = put_aside(self.path, error)
-            return open_file(self.path, self._most_bytes, patient=False)
+            return open_file(self.path, most_bytes)
 
     def _begin(self) -> None:
         self._queue = Queue(self._db)

@@ -113,13 +113,14 @@ def unsynced(db: sqlite3.Connection) -> Iterator[None]:
         db.execute("pragma synchronous = full")
 
 
-def open_file(path: Path, most_bytes: int, *, patient: bool) -> sqlite3.Connection:
-    """A connection to that outbox, made when absent. patient: waits long for other processes.
+def open_file(path: Path, most_bytes: int | None) -> sqlite3.Connection:
+    """A connection to that outbox, made when absent. most_bytes: its bound; None for who drains it.
 
+    Draining has no bound, so that a full file can be drained, and waits longer for other processes.
     Raises JoulebookError where it cannot be opened or written, sqlite3.DatabaseError when it is no outbox.
     """
     try:
-        wait = WAIT_SECONDS if patient else WRITER_WAITS_SECONDS
+        wait = WAIT_SECONDS if most_bytes is None else WRITER_WAITS_SECONDS
         db = sqlite3.connect(path, timeout=wait, isolation_level=None)
         try:
             _set_up(db, path, most_bytes)
@@ -134,20 +135,21 @@ def open_file(path: Path, most_bytes: int, *, patient: bool) -> sqlite3.Connecti
     return db
 
 
-def _set_up(db: sqlite3.Connection, path: Path, most_bytes: int) -> None:
+def _set_up(db: sqlite3.Connection, path: Path, most_bytes: int | None) -> None:
     layout = _layout(db, path)
     path.chmod(0o600)
     if layout == 0:
         db.execute("pragma auto_vacuum = incremental")  # on a file that has tables it would be a write
     page = db.execute("pragma page_size").fetchone()[0]
-    pages = max(most_bytes // page, LEAST_PAGES)
+    pages = max((most_bytes or MOST_BYTES) // page, LEAST_PAGES)
     log_pages = min(pages // 8, 256)
     db.execute("pragma journal_mode = wal")
     db.execute("pragma synchronous = full")
     db.execute("pragma cache_size = -256")
     db.execute(f"pragma wal_autocheckpoint = {log_pages}")
     db.execute(f"pragma journal_size_limit = {log_pages * page}")
-    db.execute(f"pragma max_page_count = {pages - log_pages - min(pages // 4, TRANSACTION_PAGES)}")
+    if most_bytes is not None:
+        db.execute(f"pragma max_page_count = {pages - log_pages - min(pages // 4, TRANSACTION_PAGES)}")
     if layout == 0:
         with Transaction(db):
             if _layout(db, path) == 0:  # nobody was quicker

@@ -28,11 +28,12 @@ def recover(home: Home) -> bool:
     if lease is None:
         return False
     with lease:
-        outbox = Outbox(path, writer=True)
+        settings = settings_from_environment()
+        outbox = Outbox(path, writer=True, most_bytes=settings.outbox_bytes)
         try:
             roots = roots_from_environment()
             folder = MarksFolder(home, roots.proc, machine, boot_id())
-            sampler = Sampler(outbox, folder, (), roots, settings_from_environment(), machine, boot_id())
+            sampler = Sampler(outbox, folder, (), roots, settings, machine, boot_id())
             sampler.book.ended = ended_runs(outbox)
             sampler.start()
             now = boottime_ns()

@@ -109,6 +109,18 @@ def test_a_full_outbox_refuses_whole_transactions_until_rows_are_acknowledged(tm
     assert outbox.write(final=[mark(1)]) == [written + 1]
 
 
+def test_an_outbox_beyond_the_bound_of_who_drains_it_is_drained(tmp_path):
+    outbox = Outbox(tmp_path / "o.sqlite", writer=True)
+    for n in range(60):
+        outbox.write(final=[replace(mark(n), phase=os.urandom(100).hex()) for _ in range(100)])
+    outbox.close()
+    assert outbox.path.stat().st_size > 600_000
+    shipper = Outbox(tmp_path / "o.sqlite", writer=False, most_bytes=200_000)
+    for batch in shipper.batches():
+        shipper.acknowledge(batch.incarnation, batch.last_seq, {row.seq: "refused" for row in batch.rows})
+    assert shipper.depth() == 0
+
+
 WRITER = """
 import sys
 from pathlib import Path
