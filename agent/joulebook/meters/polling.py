@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from joulebook.errors import BadInput
 from joulebook.meters import Busy, Device, LeftOut, MeterUnavailable, Reading
 
 OPEN_SECONDS: Final = 0.2
@@ -129,15 +128,25 @@ class Poller:
 
 
 class Polled:
-    """A meter whose devices a poller asks.
-
-    failing: why it has no reading now, for whoever tells of it.  wait: for those who would rather wait
-    (``doctor``) than hear that the source has not answered yet.  ask_now: for the last look at a run's end.
-    """
+    """A meter whose devices a poller asks. ask_now: for the last look at a run's end, and for ``doctor``."""
 
     def __init__(self, name: str, devices: Sequence[Device], poller: Poller, left_out: Sequence[LeftOut] = ()) -> None:
-        self.name, self.devices, self.left_out = name, devices, left_out
+        self.name, self.devices = name, devices
+        self._passed_over = left_out
         self._poller = poller
+
+    @property
+    def left_out(self) -> Sequence[LeftOut]:
+        """What is not read: passed over from the start, or all of it while the source does not answer."""
+        if (error := self.failing) is not None:
+            return [*self._passed_over, LeftOut(self.name, f"not read now: {error.cause}", error.remedy)]
+        if not self._poller.wait(0):
+            return [*self._passed_over, LeftOut(self.name, "not read now: it has not answered yet")]
+        return self._passed_over
+
+    @left_out.setter
+    def left_out(self, left_out: Sequence[LeftOut]) -> None:
+        self._passed_over = [one for one in left_out if one.what != self.name]
 
     def read(self) -> Sequence[Reading]:
         """What has come since the last look, with the times at which it was read."""
@@ -171,15 +180,11 @@ def open_polled(meter: Polled) -> Polled:
     Raises MeterUnavailable where the answer is a lasting refusal. A source that is slow, or fails in a way that may
     pass, is kept and asked again: what it does not say is missing, never 0.
     """
-    answered = meter.wait(OPEN_SECONDS)
+    meter.wait(OPEN_SECONDS)
     error = meter.failing
     if error is not None and error.lasting:
         meter.close()
         raise error
-    if error is not None:
-        meter.left_out = [*meter.left_out, LeftOut(meter.name, f"{error.cause}: asked again", error.remedy)]
-    elif not answered:
-        meter.left_out = [*meter.left_out, LeftOut(meter.name, f"no answer within {OPEN_SECONDS} s: asked again")]
     return meter
 
 
@@ -191,6 +196,5 @@ def seconds_of(environ: Mapping[str, str], variable: str, default: float, most: 
     except ValueError:
         value = -1.0
     if not LEAST_POLL_SECONDS <= value <= most:
-        error = BadInput(f"{variable} is {text!r}", f"set it to a number from {LEAST_POLL_SECONDS:g} to {most:g}")
-        raise MeterUnavailable(error.cause, error.remedy)
+        raise MeterUnavailable(f"{variable} is {text!r}", f"set it to a number from {LEAST_POLL_SECONDS:g} to {most:g}")
     return value
