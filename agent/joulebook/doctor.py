@@ -19,9 +19,26 @@ from joulebook.errors import BadInput, JoulebookError
 from joulebook.home import find_home
 from joulebook.identity import machine_id
 from joulebook.inotify import Inotify
-from joulebook.meters import METERS, Device, LeftOut, Meter, MeterAbsent, Roots, open_meter, roots_from_environment
-from joulebook.meters import open_meters as open_all
+from joulebook.meters import (
+    METERS,
+    Askable,
+    Device,
+    LeftOut,
+    Meter,
+    MeterAbsent,
+    MeterUnavailable,
+    Refused,
+    Roots,
+    named_meters,
+    open_each,
+    open_meter,
+    roots_from_environment,
+    without_overlap,
+)
 from joulebook.rows import Method
+
+ANSWER_SECONDS = 12.0
+"""How long a controller or an exporter is waited for: they give up themselves before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +70,20 @@ def doctor(as_json: bool) -> None:
 
 def examine(roots: Roots) -> dict[str, Any]:
     """Everything that doctor says, as JSON types."""
-    opened, refused = open_all(None, roots)
-    used = {meter.name for meter in opened}
-    measured = [asdict(device) | {"meter": meter.name} for meter in opened for device in meter.devices]
-    calibration = _calibration(opened, roots)
+    opened, refused = open_each(named_meters(), roots)
     for meter in opened:
+        if isinstance(meter, Askable):
+            meter.ask_now(ANSWER_SECONDS)
+    used = without_overlap(opened)
+    measured = [asdict(device) | {"meter": meter.name} for meter in used for device in meter.devices]
+    calibration = _calibration(used, roots)
+    meters = [asdict(_report(name, roots, opened, used, refused)) for name in METERS]
+    for meter in used:
         meter.close()
     return {
         "measured": measured,
         "refused": [{"meter": r.name, "cause": r.error.cause, "remedy": r.error.remedy} for r in refused],
-        "meters": [asdict(_meter(name, roots, name in used)) for name in METERS],
+        "meters": meters,
         "calibration": calibration,
         "cpu": _cpu(roots),
         "cgroup": _cgroup(roots),
@@ -101,15 +122,28 @@ def _calibration(meters: Sequence[Meter], roots: Roots) -> dict[str, Any]:
     return found
 
 
-def _meter(name: str, roots: Roots, used: bool) -> MeterReport:
+def _report(
+    name: str, roots: Roots, opened: Sequence[Meter], used: Sequence[Meter], refused: Sequence[Refused]
+) -> MeterReport:
+    """One meter: as it was opened for use or refused; else opened for this alone."""
+    for meter in opened:
+        if meter.name == name:
+            return MeterReport(name, "available", meter in used, tuple(meter.devices), tuple(meter.left_out))
+    for one in refused:
+        if one.name == name:
+            return _refused(name, one.error)
     try:
-        meter: Meter = open_meter(name, roots)
-    except JoulebookError as error:
-        status = "absent" if isinstance(error, MeterAbsent) else "unavailable"
-        return MeterReport(name, status, used, cause=error.cause, remedy=error.remedy)
-    report = MeterReport(name, "available", used, tuple(meter.devices), tuple(meter.left_out))
-    meter.close()
-    return report
+        alone = open_meter(name, roots)
+    except MeterUnavailable as error:
+        return _refused(name, error)
+    alone.close()
+    why = "others read all that it models" if name in named_meters() else "the settings name others"
+    return MeterReport(name, "available", False, tuple(alone.devices), (*alone.left_out, LeftOut(name, why)))
+
+
+def _refused(name: str, error: MeterUnavailable) -> MeterReport:
+    status = "absent" if isinstance(error, MeterAbsent) else "unavailable"
+    return MeterReport(name, status, False, cause=error.cause, remedy=error.remedy)
 
 
 def _cpu(roots: Roots) -> dict[str, Any]:

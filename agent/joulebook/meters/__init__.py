@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -31,9 +31,12 @@ __all__ = [
     "Reading",
     "Refused",
     "Roots",
+    "named_meters",
+    "open_each",
     "open_meter",
     "open_meters",
     "roots_from_environment",
+    "without_overlap",
 ]
 
 
@@ -188,9 +191,6 @@ class Limited(Protocol):
         ...
 
 
-Opener = Callable[[Roots], Meter]
-
-
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One meter. opener, stand: module:function of what opens it and of its simulated counterpart.
@@ -258,7 +258,13 @@ def open_meters(names: Sequence[str] | None, roots: Roots) -> tuple[list[Meter],
     named, no physical thing is counted twice: see ``without_overlap``, and the model stands in only for a
     component that nothing else reads.
     """
-    wanted = list(dict.fromkeys(named_meters() if names is None else names))
+    opened, refused = open_each(named_meters() if names is None else names, roots)
+    return without_overlap(opened), refused
+
+
+def open_each(names: Sequence[str], roots: Roots) -> tuple[list[Meter], list[Refused]]:
+    """``open_meters`` before what overlaps is left out."""
+    wanted = list(dict.fromkeys(names))
     opened: list[Meter] = []
     refused: list[Refused] = []
     # The model goes last: it fills in what the others leave unread.
@@ -270,7 +276,7 @@ def open_meters(names: Sequence[str] | None, roots: Roots) -> tuple[list[Meter],
         else:
             if meter is not None:
                 opened.append(meter)
-    return without_overlap(opened), refused
+    return opened, refused
 
 
 def named_meters() -> list[str]:
@@ -284,7 +290,7 @@ def named_meters() -> list[str]:
 
 
 def without_overlap(meters: Sequence[Meter]) -> list[Meter]:
-    """The meters, each with the devices that count; one that has none left is closed.
+    """The meters, each with the devices that count, and told of those that do not; one that has none left is closed.
 
     Of devices that cover the same thing the best counts (law 2: counter, integrated, modelled; then least
     uncertain; then order of METERS); "cpu" covers every "cpu:0".  Of several supplies of the node the
@@ -343,11 +349,11 @@ def _covering(device: Device, taken: Mapping[str, str]) -> list[str]:
 
 def _keep(meter: Meter, devices: Mapping[str, Device], lost: Sequence[LeftOut]) -> bool:
     """Leave the meter the devices that count, in its own order; close it when that is none."""
+    meter.left_out = [*meter.left_out, *lost]
     if meter.devices and not devices:
         meter.close()
         return False
     meter.devices = [devices[device.device_id] for device in meter.devices if device.device_id in devices]
-    meter.left_out = [*meter.left_out, *lost]
     return True
 
 

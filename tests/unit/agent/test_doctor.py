@@ -4,8 +4,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from joulebook.doctor import doctor
+from joulebook.meters import METERS
 from joulebook.simulate.curve import parse_curve
 from joulebook.simulate.powercap import PowercapTree, domains
+from joulebook.simulate.prometheus import Exporter
+from joulebook.simulate.redfish import FAULTS, Bmc
+from joulebook.simulate.truth import Source
 
 CPUINFO = "vendor_id : AuthenticAMD\nmodel name : AMD EPYC\n"
 
@@ -18,7 +22,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in files.items():
         (tmp_path / "proc" / name).write_text(text)
     PowercapTree(tmp_path / "sys", domains([parse_curve("constant:10")], 0, dram=False, psys=True, mmio=True)).close()
-    for name in ("JOULEBOOK_METERS", "JOULEBOOK_REPLAY", "JOULEBOOK_CPU_MODEL"):
+    declared = [entry.declared_by for entry in METERS.values() if entry.declared_by]
+    for name in ("JOULEBOOK_METERS", "JOULEBOOK_CPU_MODEL", *declared):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("JOULEBOOK_NVML_LIBRARY", str(tmp_path / "none.so"))
     monkeypatch.setenv("JOULEBOOK_PROC_ROOT", str(tmp_path / "proc"))
@@ -63,6 +68,42 @@ def test_json_says_the_same(machine: Path) -> None:
     assert found["roots"]["sys"] == str(machine / "sys")
     assert {m["name"]: m["status"] for m in found["meters"]}["rapl"] == "available"
     assert found["inotify"]["works"] in (True, False)
+
+
+def test_what_overlaps_is_told_with_what_counts_in_its_place(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exporter = Exporter(machine, "node_exporter", [parse_curve("constant:10")])
+    monkeypatch.setenv("JOULEBOOK_PROMETHEUS_URL", exporter.url)
+    meters = {meter["name"]: meter for meter in json.loads(run("--json"))["meters"]}
+    exporter.close()
+    told = {left["what"]: left["why"] for left in meters["prometheus"]["left_out"]}
+    assert told["node_exporter:package-0"] == "the same as rapl rapl:package-0, which counts"
+    assert "node_exporter:dram-0" not in told
+    assert meters["prometheus"]["used"]
+
+
+def test_a_meter_of_which_nothing_counts_is_told_why(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exporter = Exporter(machine, "kepler-aggregated", [parse_curve("constant:10")])
+    monkeypatch.setenv("JOULEBOOK_PROMETHEUS_URL", exporter.url)
+    monkeypatch.setenv("JOULEBOOK_METERS", "rapl")
+    assert "prometheus: available, not used\n  left out: prometheus: the settings name others" in run()
+    PowercapTree(machine / "sys", domains([parse_curve("constant:10")], 0, dram=True)).close()
+    monkeypatch.setenv("JOULEBOOK_METERS", "rapl,prometheus,model")
+    text = run()
+    exporter.close()
+    assert "  left out: kepler:package: the same as rapl rapl:package-0, which counts" in text
+    assert "model: available, not used\n  left out: model: others read all that it models" in text
+
+
+def test_a_slow_controller_is_waited_for(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bmc = Bmc(machine, Source("redfish:node", 0, (parse_curve("constant:10"),)), view="power")
+    monkeypatch.setenv("JOULEBOOK_REDFISH_URL", bmc.url)
+    (machine / FAULTS).write_text("delay_seconds 0.5\nvalue null\n")
+    text = run()
+    assert "left out: redfish: not read now: " in text
+    assert "gives no power (missing, null or 0)" in text
+    (machine / FAULTS).write_text("delay_seconds 0.5\n")
+    assert "left out: redfish" not in run()
+    bmc.close()
 
 
 def test_a_wrong_declaration_is_a_finding_and_no_failure(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
