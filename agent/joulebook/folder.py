@@ -6,7 +6,6 @@ import os
 import select
 import sys
 from collections.abc import Collection, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -29,7 +28,7 @@ class MarksFile:
     """One process's marks. key: the file's name.  pid: its number here, 0 when it is not to be seen from here.
 
     pidfd: readable once the process is gone, -1 when not held.  seen_alive: this agent saw the process live, so
-    that it knows when it went.
+    that it knows when it went.  refused: it could not be read, which was said.
     """
 
     key: str
@@ -50,6 +49,7 @@ class MarksFile:
     last_ns: int = 0
     last_us: int = 0
     last_n: int = 0
+    refused: bool = False
 
     @property
     def launcher(self) -> bool:
@@ -62,13 +62,18 @@ class MarksFile:
         return self.role in ("launcher", "track")
 
     def read(self) -> list[Line]:
-        """What is new, the timeline brought up to it."""
+        """What is new, the timeline brought up to it. Raises OSError on what never was a marks file."""
         lines = []
         cut = self._is_cut()
         if cut:  # what it held is known already, and what comes next lies before where we were
             self.reader.corrupt.append(self.reader.line_number)
             self.reader.offset = 0
-        for line in self.reader.read(final=self.gone):
+        try:
+            fresh = list(self.reader.read(final=self.gone))
+        except OSError as error:
+            self._refuse(error)
+            return []
+        for line in fresh:
             if cut and line.n <= self.last_n:
                 continue
             if line.kind == "join":
@@ -81,6 +86,16 @@ class MarksFile:
             self.last_ns, self.last_us = max(self.last_ns, line.at_ns), max(self.last_us, line.at_us)
             self.last_n = max(self.last_n, line.n)
         return lines
+
+    def _refuse(self, error: OSError) -> None:
+        """The disk may let it be read again; what it still refuses when the process is gone is missing."""
+        if not self.run_id:
+            raise error
+        if not self.refused:
+            print(f"joulebook agent: marks file {self.key} cannot be read: {error}", file=sys.stderr)
+        self.refused = True
+        if self.gone and self.reader.line_number + 1 not in self.reader.corrupt:
+            self.reader.corrupt.append(self.reader.line_number + 1)
 
     def _is_cut(self) -> bool:
         """Whether the file is shorter than what was read of it, or was taken away."""
@@ -241,14 +256,26 @@ class MarksFolder:
         """The file's marks are durable in the outbox: it is no longer needed. A corrupt one is kept aside."""
         file = self.files.pop(key)
         self.release(file)
-        path = self.home.marks / key
-        if file.reader.corrupt:
-            aside = self.home.marks / "corrupt"
-            aside.mkdir(mode=0o700, exist_ok=True)
-            with suppress(FileNotFoundError):  # taken away while it was written to
-                path.rename(aside / key)
-        else:
-            path.unlink(missing_ok=True)
+        try:
+            if file.reader.corrupt:
+                self._set_aside(key)
+            else:
+                (self.home.marks / key).unlink()
+        except FileNotFoundError:
+            return  # taken away while it was written to
+        except OSError as error:
+            print(f"joulebook agent: marks file {key} cannot be removed: {error}", file=sys.stderr)
+            self._foreign.add(key)  # read again it would count again
+
+    def _set_aside(self, key: str) -> None:
+        aside = self.home.marks / "corrupt"
+        aside.mkdir(mode=0o700, exist_ok=True)
+        # In a shared folder others may have put a link there, to where only the agent may write.
+        fd = os.open(aside, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.rename(self.home.marks / key, key, dst_dir_fd=fd)
+        finally:
+            os.close(fd)
 
 
 def _whole(value: object) -> int | None:

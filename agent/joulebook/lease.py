@@ -17,6 +17,7 @@ from joulebook.errors import JoulebookError
 from joulebook.home import Home
 from joulebook.identity import boot_id
 from joulebook.locks import is_locked, lock, unlock
+from joulebook.marks import open_regular
 
 METERS: Final = 0
 RUNS: Final = 1
@@ -95,7 +96,7 @@ def open_lease(home: Home) -> int:
     """A descriptor of the lock file, for who asks again and again."""
     path = lease_path(home)
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise JoulebookError(
             f"cannot open {path}: {error.strerror}", "run the agent as the user who made it, or as root"
@@ -128,7 +129,8 @@ def lease_is_held(home: Home, byte: int = METERS) -> bool:
 def holder_of(home: Home) -> str:
     """agent_id of the outbox that goes with the lease, or went last; "" when nobody is on record."""
     try:
-        return lease_path(home).read_text().strip()
+        with open_regular(lease_path(home)) as file:
+            return file.read(256).decode(errors="replace").strip()
     except OSError:
         return ""
 
@@ -142,26 +144,30 @@ def write_status(home: Home, machine_id: str, status: dict[str, Any]) -> None:
     """Replace the status in one step, so that no reader sees half of it."""
     path = status_path(home)
     fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps({"machine": machine_id, **status}))
+    fresh.unlink(missing_ok=True)
+    with fresh.open("x") as file:  # not through a link that somebody else put there
+        file.write(json.dumps({"machine": machine_id, **status}))
     fresh.replace(path)
 
 
 def read_status(home: Home) -> dict[str, Any]:
     """The agent's last status, empty when there is none."""
+    return status_in(status_path(home))
+
+
+def status_in(path: Path) -> dict[str, Any]:
+    """What a status file says, nothing where it is none."""
     try:
-        status: dict[str, Any] = json.loads(status_path(home).read_text())
+        with open_regular(path) as file:
+            status = json.loads(file.read())
     except (OSError, ValueError):
         return {}
-    return status
+    return status if isinstance(status, dict) else {}
 
 
 def forget_other_boots(home: Home, machine_id: str) -> None:
     """Remove leases and statuses of this machine's earlier boots: nobody can hold them any more."""
     for path in home.agents.glob("*.json"):
-        try:
-            theirs = json.loads(path.read_text()).get("machine") == machine_id
-        except (OSError, ValueError, AttributeError):
-            continue
-        if theirs and path != status_path(home):
+        if path != status_path(home) and status_in(path).get("machine") == machine_id:
             path.with_suffix(".lease").unlink(missing_ok=True)
             path.unlink(missing_ok=True)

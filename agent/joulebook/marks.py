@@ -10,7 +10,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,6 +103,18 @@ def _tamed(value: Any) -> Any:
     return str(plain) if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """A file that others may have put there: neither a link to elsewhere nor a pipe may catch the reader.
+
+    Raises OSError on what is no regular file.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(None, "no regular file")
+    return open(fd, "rb")
+
+
 class Line(NamedTuple):
     """One mark as read. values: the members beside kind, n and the times."""
 
@@ -153,11 +165,7 @@ class MarksReader:
                 yield line
 
     def _new(self) -> bytes:
-        # Others may write in a shared folder: neither a link to elsewhere nor a pipe may catch the reader.
-        fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise OSError(None, "no regular file")
+        with open_regular(self.path) as file:
             file.seek(self.offset)
             return file.read()
 

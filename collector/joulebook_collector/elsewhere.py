@@ -6,7 +6,6 @@ takes the lease of a machine's agent keeps every agent of it away meanwhile, and
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from joulebook.home import Home
 from joulebook.identity import boot_id, machine_id
-from joulebook.lease import METERS, safe_name
+from joulebook.lease import METERS, safe_name, status_in
 from joulebook.locks import lock
 
 
@@ -43,17 +42,14 @@ def held_still(home: Home, outbox: Path, stack: ExitStack) -> None:
 def _boots_of(home: Home, machine: str) -> Iterator[str]:
     """Boots under which agents of that machine said what they do."""
     for path in home.agents.glob("*.json"):
-        try:
-            told = json.loads(path.read_text()).get("machine")
-        except (OSError, ValueError, AttributeError):
-            continue
+        told = status_in(path).get("machine")
         if isinstance(told, str) and safe_name(told) == machine:
             yield path.stem
 
 
 def _take_lease(path: Path, machine: str, stack: ExitStack) -> None:
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         stack.callback(os.close, fd)
         lock(fd, METERS)
     except BlockingIOError:

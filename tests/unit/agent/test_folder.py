@@ -131,3 +131,44 @@ def test_in_a_shared_folder_nobody_speaks_for_anothers_process(tmp_path, capsys)
     assert folder.read() == []
     assert folder.read() == []
     assert capsys.readouterr().err.count("is not its process's") == 1
+
+
+def test_a_file_that_cannot_be_read_for_a_while_is_read_on(home, capsys):
+    marks, path = joined(home)
+    folder = folder_of(home)
+    ((file, _),) = folder.read()
+    marks.write("begin", ',"phase":"train"')
+    aside = path.rename(path.with_suffix(".aside"))
+    path.symlink_to(aside)
+    assert folder.read() == folder.read() == []
+    assert capsys.readouterr().err.count("cannot be read") == 1
+    aside.replace(path)
+    ((_, lines),) = folder.read()
+    assert ([line.kind for line in lines], file.reader.corrupt) == (["begin"], [])
+
+
+def test_a_file_that_can_never_be_read_again_stops_nothing_and_its_run_says_so(home):
+    _, path = joined(home)
+    folder = folder_of(home)
+    ((file, _),) = folder.read()
+    path.symlink_to(path.rename(path.with_suffix(".aside")))
+    file.gone = True
+    assert file.read() == file.read() == []
+    assert file.reader.corrupt == [3]
+    folder.remove(file.key)
+    assert (home.marks / "corrupt" / path.name).is_symlink()
+
+
+@pytest.mark.parametrize("made", ["link", "file"])
+def test_nothing_is_set_aside_where_others_say(home, tmp_path, made, capsys):
+    (tmp_path / "elsewhere").mkdir()
+    corrupt = home.marks / "corrupt"
+    corrupt.symlink_to(tmp_path / "elsewhere") if made == "link" else corrupt.write_text("")
+    _, path = joined(home)
+    damaged(path, 1)
+    folder = folder_of(home)
+    folder.read()
+    folder.remove(path.name)
+    assert not any((tmp_path / "elsewhere").iterdir())
+    assert "cannot be removed" in capsys.readouterr().err
+    assert folder.read() == [], "it would count twice"

@@ -12,10 +12,12 @@ from joulebook.lease import (
     METERS,
     RUNS,
     forget_other_boots,
+    holder_of,
     lease_is_held,
     lease_path,
     read_status,
     runs_are_taken,
+    status_path,
     take_lease,
     write_status,
 )
@@ -131,3 +133,22 @@ def test_what_earlier_boots_of_this_machine_left_is_removed_and_nothing_else(hom
     left = {path.name for path in home.agents.iterdir()} - own
     assert left == {f"{name}.{suffix}" for name in ("another", "odd", "torn") for suffix in ("json", "lease")}
     assert own <= {path.name for path in home.agents.iterdir()}
+
+
+def test_neither_a_link_nor_a_pipe_in_a_shared_folder_catches_who_asks_or_writes(home, tmp_path):
+    """Without O_NONBLOCK a pipe would keep the trainer for ever; through a link root would write anywhere."""
+    os.mkfifo(lease_path(home))
+    os.mkfifo(status_path(home))
+    os.mkfifo(home.agents / "other.json")
+    assert (runs_are_taken(home), read_status(home), holder_of(home)) == (False, {}, "")
+    forget_other_boots(home, "m")
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    lease_path(home).unlink()
+    lease_path(home).symlink_to(precious)
+    with pytest.raises(JoulebookError, match="cannot open"):
+        take_lease(home)
+    status_path(home).with_suffix(".new").symlink_to(precious)
+    write_status(home, "m", {"pid": 1})
+    assert read_status(home) == {"machine": "m", "pid": 1}
+    assert precious.read_text() == "mine"
