@@ -76,9 +76,12 @@ class History:
         return times[-1] if times else None
 
     def value_at(self, t: int) -> int:
-        """The value at ``t`` as far as it is known: 0 before the first knot, the last one after the newest."""
-        segment = self.segments[-1]
-        return segment.at(t) if segment.times else 0
+        """The value at ``t`` as far as it is known, else the one before it; the first before all, 0 without any."""
+        for segment in reversed(self.segments):
+            if segment.times and segment.times[0] <= t:
+                return segment.at(t)
+        first = self.segments[0].values
+        return first[0] if first else 0
 
     def known(self, start: int, end: int) -> list[tuple[int, int, Segment]]:
         """The parts of [start, end) over which the value is known."""

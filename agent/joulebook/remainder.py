@@ -8,10 +8,10 @@ remainder stands still until what it fell by has been gained again, and says mea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
-from joulebook.history import DeviceHistory
+from joulebook.history import DeviceHistory, Segment
 from joulebook.meters import Device
 from joulebook.rows import Component
 
@@ -42,8 +42,7 @@ class Remainder:
     _base: int | None = None
     _most: int = 0
     _seen_ns: int = 0
-    _segment: int = -1
-    _waiting: list[int] = field(default_factory=list)
+    _segment: Segment | None = None
 
     def follow(self, now_ns: int) -> None:
         """Take in the node's newest readings, as soon as its parts are known up to them, or too late to be."""
@@ -57,11 +56,11 @@ class Remainder:
                 if t > known:
                     return
                 self._seen_ns = t
-                self._take(t, value, id(segment))
+                self._take(t, value, segment)
 
-    def _take(self, t: int, whole: int, segment: int) -> None:
+    def _take(self, t: int, whole: int, segment: Segment) -> None:
         difference = whole - sum(part.history.value_at(t) for part in self.parts)
-        if self._base is None or segment != self._segment:
+        if self._base is None or segment is not self._segment:
             # The node's meter began, or lost track: what it draws beyond its parts goes on from here.
             self._base, self._segment = difference - self._most, segment
             self.left.history.gap()

@@ -127,6 +127,16 @@ def test_forgetting_keeps_what_later_spans_need():
     assert history.segments[0].times[0] == 50
 
 
+def test_the_value_before_a_gap_is_that_of_its_time():
+    history = History()
+    for t, value in ((10, 0), (20, 100)):
+        history.add(t, value)
+    history.gap()
+    for t, value in ((40, 100), (50, 200)):
+        history.add(t, value)
+    assert [history.value_at(t) for t in (5, 15, 30, 45, 60)] == [0, 50, 100, 150, 200]
+
+
 def test_knots_never_go_back():
     history = History()
     history.add(10, 100)

@@ -78,6 +78,22 @@ def test_what_the_parts_are_not_known_up_to_waits():
     assert left.history.gained(0, 4 * S) / 1e6 == pytest.approx(100, rel=0.01)
 
 
+def test_a_part_that_lost_track_is_not_taken_to_have_drawn_that_before():
+    """The whole is told late: by then a part has gone on from a gap, which is not in what it drew before."""
+    whole, left = node()
+    part = history(Component.GPU)
+    found = Remainder(whole, [part], left)
+    for second in range(1, 11):
+        read(part, second * S, 100 * second)
+    read(part, 11 * S, 0)  # reset
+    read(part, 12 * S, 100)
+    for second in range(1, 10):
+        read(whole, second * S, 150 * second)
+    found.follow(12 * S)
+    assert left.history.gained(0, 9 * S) / 1e6 == pytest.approx(50 * 8, rel=0.01)
+    assert not left.notes
+
+
 def test_a_part_that_is_lost_for_good_leaves_its_energy_to_the_remainder():
     whole, left = node()
     part = history(Component.GPU)
