@@ -60,9 +60,9 @@ def split(
 
     claims: run shares and exactly one unattributed share, which carries the use of everything
     that is no run and the fraction that no run reserved; their millijoules are ignored.
-    Before calibration (idle_millijoules None) all energy follows the policy's weights.  After it,
-    the dynamic part follows use and the idle part follows the policy; idle that nobody claims
-    becomes an idle share.  Energy that no weight claims is unattributed.
+    Before calibration (idle_millijoules None) all energy follows the policy's weights, or use under
+    ``unallocated``, which has none.  After it, the dynamic part follows use and the idle part follows
+    the policy; idle that nobody claims becomes an idle share.  Energy that no weight claims is unattributed.
     """
     ordered = sorted(claims, key=_order)
     rest = [i for i, claim in enumerate(ordered) if claim.kind is ShareKind.UNATTRIBUTED]
