@@ -389,11 +389,11 @@ def ensemble_wire(ensemble: str | Mapping[str, Any]) -> dict[str, Any]:
     else:
         values = dict(ensemble)
         method = str(values.pop("method"))
-    count = values.get("members")
+    count = _number(values.get("members"))
     return {
         "ensemble_id": str(values.get("ensemble_id") or values.get("id") or os.urandom(4).hex()),
         "method": method,
-        "members": int(count) if isinstance(count, int | float) else None,
+        "members": None if count is None else int(count),
     }
 
 
@@ -410,10 +410,10 @@ def labels_from_environment(environ: Mapping[str, str] = os.environ) -> dict[str
     if "parent" in found:
         labels["parent_run_id"] = labels.pop("parent")
     if "seed" in found:
-        del labels["seed"]
-        text = found["seed"].strip()
-        if text.lstrip("+-").isdecimal():
-            labels["seed"] = int(text)
+        try:
+            labels["seed"] = int(found["seed"])
+        except ValueError:
+            del labels["seed"]
     return labels
 
 

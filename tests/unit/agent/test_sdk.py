@@ -349,7 +349,17 @@ def test_labels_from_variables_and_arguments():
     assert labels["techniques"][1] == {"name": "prune", "parameters": {"rate": 0.5, "kind": "filter"}}
     assert (labels["ensemble"]["method"], labels["ensemble"]["members"]) == ("snapshot", 3)
     assert (labels["seed"], labels["inherits"], labels["parent_run_id"]) == (7, ["a", "b"], "p")
-    assert "seed" not in labels_from_environment({"JOULEBOOK_SEED": "seven"})
+
+
+@pytest.mark.parametrize("seed", ["seven", "--7", "7" * 5000])
+def test_a_seed_that_is_no_number_is_none(seed):
+    assert "seed" not in labels_from_environment({"JOULEBOOK_SEED": seed})
+
+
+@pytest.mark.parametrize(("members", "count"), [("3", 3), ("Infinity", None), ("NaN", None), ("few", None)])
+def test_the_members_of_an_ensemble_are_a_number_or_unknown(members, count):
+    found = labels_from_environment({"JOULEBOOK_ENSEMBLE": f"snapshot:members={members}"})["ensemble"]
+    assert (found["method"], found["members"]) == ("snapshot", count)
     assert technique_wire(("int8", {"bits": 8})) == technique_wire({"name": "int8", "parameters": {"bits": 8}})
     assert ensemble_wire({"method": "fge", "members": 4, "ensemble_id": "e"}) == {
         "ensemble_id": "e", "method": "fge", "members": 4,
