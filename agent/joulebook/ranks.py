@@ -59,12 +59,6 @@ POD_JOB_LABELS: Final = (
 """Labels that all pods of a job carry: those that are unique for ever first."""
 
 
-def inherited_run_id(environ: Environ = os.environ) -> str | None:
-    """The run that this process was born into, None when nothing says that there is one."""
-    job = job_of(environ)
-    return None if job is None else job.run_id
-
-
 def job_of(environ: Environ = os.environ) -> Job | None:
     """The job of this process, None when it has none. Raises JoulebookError when a file that should name it fails."""
     if own := environ.get(RUN_ID):

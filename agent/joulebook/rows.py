@@ -8,7 +8,7 @@ breaks a row's own rules; rules between rows are the ledger's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
@@ -438,11 +438,6 @@ _MAKERS: Final[Mapping[str, Callable[[dict[str, Any]], Body]]] = {
     "mark": _mark,
     "reassignment": _reassignment,
 }
-
-
-def measured_total(measurements: Sequence[Measurement]) -> int:
-    """Sum of measurements in millijoules, from the measurements themselves and never from their shares."""
-    return sum(measurement.energy_millijoules for measurement in measurements)
 
 
 def _whole(name: str, value: object) -> None:

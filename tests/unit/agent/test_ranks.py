@@ -11,12 +11,17 @@ from hypothesis import strategies as st
 from joulebook.errors import JoulebookError
 from joulebook.identity import MAX_ID, RUN_ID
 from joulebook.joining import marks_name
-from joulebook.ranks import LAST_STEP, Place, bounded, inherited_run_id, job_of, place_of
+from joulebook.ranks import LAST_STEP, Place, bounded, job_of, place_of
 
 SLURM = {
     "SLURM_CLUSTER_NAME": "alps", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "2", "SLURM_JOB_NAME": "train",
     "SLURM_JOB_UID": "1000", "SLURM_SUBMIT_DIR": "/home/u",
 }  # fmt: skip
+
+
+def inherited_run_id(environ):
+    job = job_of(environ)
+    return None if job is None else job.run_id
 
 
 @pytest.mark.parametrize(
