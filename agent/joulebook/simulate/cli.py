@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import json
-import shlex
-import signal
-import sys
-import threading
 from pathlib import Path
 
 import click
 
 from joulebook.clock import boottime_ns
-from joulebook.simulate.curve import FORMS, Curve, parse_curve, staggered
+from joulebook.simulate.curve import Curve, parse_curve, staggered
 from joulebook.simulate.gpu_cli import accelerator, nvml
 from joulebook.simulate.network_cli import exporter, ipmi, redfish
 from joulebook.simulate.sysfs_cli import amdgpu, hwmon
 from joulebook.simulate.truth import truth as true_joules
-
-DIRECTORY = click.Path(file_okay=False, path_type=Path)
-
-
-CURVE_HELP = f"Power of each device, or one for all, made to differ: {FORMS}."
+from joulebook.simulate.verbs import CURVE_HELP, DIRECTORY, move_until_ended
 
 
 @click.group()
@@ -36,15 +28,8 @@ def simulate() -> None:
     """
 
 
-for of_sysfs in (amdgpu, hwmon):
-    simulate.add_command(of_sysfs)
-
-
-for of_gpus in (nvml, accelerator):
-    simulate.add_command(of_gpus)
-
-for networked in (exporter, ipmi, redfish):
-    simulate.add_command(networked)
+for verb in (accelerator, amdgpu, exporter, hwmon, ipmi, nvml, redfish):
+    simulate.add_command(verb)
 
 
 @simulate.command()
@@ -90,26 +75,18 @@ def powercap(
         RANGE_MICROJOULES,
         PowercapTree,
         domains,
-        keep_ticking,
         parse_away,
         taken_away,
     )
 
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     now = boottime_ns()
     factor = PSYS_FACTOR if psys_factor is None else psys_factor
     machine = domains(staggered(curves, packages), now, dram=dram, psys=psys, psys_factor=factor, mmio=mmio, dies=dies)
     machine = taken_away(machine, now, [parse_away(text) for text in away])
-    directory.mkdir(parents=True, exist_ok=True)
     tree = PowercapTree(
         directory, machine, wraps_after_seconds=start_near_wrap, range_microjoules=range_uj or RANGE_MICROJOULES
     )
-    click.echo(f"export JOULEBOOK_SYS_ROOT={shlex.quote(str(directory.absolute()))}")
-    sys.stdout.flush()
-    keep_ticking(tree, stop, seconds)
-    tree.close()
+    move_until_ended(tree, directory, seconds)
 
 
 @simulate.command()

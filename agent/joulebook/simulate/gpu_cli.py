@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import signal
-import sys
-import threading
 from pathlib import Path
 
 import click
 
 from joulebook.clock import boottime_ns
-from joulebook.simulate.curve import FORMS, Curve, parse_curve, staggered
-
-DIRECTORY = click.Path(file_okay=False, path_type=Path)
-CURVE_HELP = f"Power of each device, or one for all, made to differ: {FORMS}."
+from joulebook.simulate.curve import Curve, parse_curve, staggered
+from joulebook.simulate.verbs import CURVE_HELP, DIRECTORY, move_until_ended, print_settings
 
 
 @click.command()
@@ -98,8 +92,7 @@ def nvml(
     reload_ns = None if reload_after is None else now + int(reload_after * 1e9)
     down_ns = None if down is None else gpu.parse_window(down, now)
     gpu.write_gpus(directory, made, now, step_ms=step_ms, reload_ns=reload_ns, down_ns=down_ns, errors=errors)
-    for variable, value in gpu.environment(directory).items():
-        click.echo(f"export {variable}={shlex.quote(value)}")
+    print_settings(gpu.environment(directory))
 
 
 @click.command()
@@ -132,15 +125,9 @@ def accelerator(
     joulebook simulate accelerator /tmp/sim --name "Some Board" --design-watts 75
     """
     from joulebook.simulate.accelerator import AcceleratorTree, SilentCard
-    from joulebook.simulate.moving import keep_moving, parse_fault
+    from joulebook.simulate.moving import parse_fault
 
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     now = boottime_ns()
     made = [SilentCard(curve, name, design_watts, inside_cpu) for curve in staggered(curves, cards)]
     tree = AcceleratorTree(directory, made, now, [parse_fault(text, cards, now) for text in faults])
-    click.echo(f"export JOULEBOOK_SYS_ROOT={shlex.quote(str(directory.absolute()))}")
-    sys.stdout.flush()
-    keep_moving(tree.files, stop, seconds)
-    tree.close()
+    move_until_ended(tree.files, directory, seconds)

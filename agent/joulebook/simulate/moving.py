@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from joulebook.clock import boottime_ns
 from joulebook.errors import BadInput
@@ -65,6 +65,18 @@ class Moving:
     content: Callable[[int], bytes]
 
 
+class Ticking(Protocol):
+    """Something that shows an instant when it is told to."""
+
+    def tick(self, at_ns: int) -> None:
+        """Show a CLOCK_BOOTTIME instant."""
+        ...
+
+    def close(self) -> None:
+        """Show the last one for good."""
+        ...
+
+
 class MovingFiles:
     """The files, kept open. ``tick`` brings each to an instant; whoever holds them keeps ticking."""
 
@@ -91,7 +103,7 @@ class MovingFiles:
         self._open = []
 
 
-def keep_moving(files: MovingFiles, stop: threading.Event, seconds: float | None = None) -> None:
+def keep_moving(files: Ticking, stop: threading.Event, seconds: float | None = None) -> None:
     """Tick at RATE_HZ until told to stop, or for so many seconds."""
     until = None if seconds is None else time.monotonic() + seconds
     while not stop.is_set() and (until is None or time.monotonic() < until):

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import signal
-import sys
-import threading
-from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
 from joulebook.clock import boottime_ns
 from joulebook.simulate.curve import FORMS, Curve, parse_curve, staggered
-
-DIRECTORY = click.Path(file_okay=False, path_type=Path)
+from joulebook.simulate.verbs import CURVE_HELP, DIRECTORY, print_settings, stopped_by_signals
 
 
 @click.command()
@@ -45,12 +39,12 @@ def redfish(
     from joulebook.simulate.server import make_certificate
     from joulebook.simulate.truth import Source
 
-    stop = _stopped_by_signals()
+    stop = stopped_by_signals()
     directory.mkdir(parents=True, exist_ok=True)
     certificate = make_certificate(directory) if tls else None
     source = Source("redfish:node", boottime_ns(), (curve,))
     bmc = Bmc(directory, source, view=view, port=port, credentials=credentials, certificate=certificate)
-    _print_settings(settings(bmc, directory, credentials, certificate))
+    print_settings(settings(bmc, directory, credentials, certificate))
     stop.wait(seconds)
     bmc.close()
 
@@ -72,7 +66,7 @@ def ipmi(directory: Path, curve: Curve) -> None:
     from joulebook.simulate.truth import Source
 
     make_tool(directory, Source("ipmi:node", boottime_ns(), (curve,)))
-    _print_settings(settings(directory))
+    print_settings(settings(directory))
 
 
 @click.command()
@@ -85,7 +79,7 @@ def ipmi(directory: Path, curve: Curve) -> None:
 )
 @click.option(
     "--curve", "curves", type=parse_curve, metavar="CURVE", multiple=True, default=("constant:100",),
-    help=f"Power of each, or one for all, made to differ: {FORMS}.",
+    help=CURVE_HELP,
 )  # fmt: skip
 @click.option(
     "--slices", type=click.IntRange(0, 7), default=0, help="MIG slices for which a board's figure is repeated."
@@ -113,25 +107,10 @@ def exporter(
     """
     from joulebook.simulate.prometheus import Exporter
 
-    stop = _stopped_by_signals()
+    stop = stopped_by_signals()
     directory.mkdir(parents=True, exist_ok=True)
     made = Exporter(directory, kind, staggered(curves, devices), step_seconds=step_seconds, slices=slices, port=port)
     step = {} if step_seconds is None else {"JOULEBOOK_PROMETHEUS_STEP_SECONDS": f"{max(step_seconds, 0.1):g}"}
-    _print_settings({"JOULEBOOK_PROMETHEUS_URL": made.url, **step})
+    print_settings({"JOULEBOOK_PROMETHEUS_URL": made.url, **step})
     stop.wait(seconds)
     made.close()
-
-
-def _stopped_by_signals() -> threading.Event:
-    """Set by SIGTERM or Ctrl-C."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
-
-
-def _print_settings(settings: Mapping[str, str]) -> None:
-    """As lines that a shell takes."""
-    for variable, value in settings.items():
-        click.echo(f"export {variable}={shlex.quote(value)}")
-    sys.stdout.flush()

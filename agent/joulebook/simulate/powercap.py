@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,11 +17,11 @@ from typing import Final
 from joulebook.clock import boottime_ns
 from joulebook.errors import BadInput
 from joulebook.simulate.curve import Curve, parse_curve
-from joulebook.simulate.truth import FILE, Source, write_truth
+from joulebook.simulate.moving import claim
+from joulebook.simulate.truth import Source, write_truth
 
 RANGE_MICROJOULES: Final = 262_143_328_850
 """Range of a 32-bit counter of 2**-14 J, as the kernel shows it on many servers."""
-RATE_HZ: Final = 200
 PSYS_FACTOR: Final = 1.1
 PSYS_WATTS: Final = 20.0
 """The platform draws a tenth more than its packages and DRAM, and 20 W beside them: invented, to be no sum of them."""
@@ -141,8 +139,7 @@ class PowercapTree:
         range_microjoules: int = RANGE_MICROJOULES,
     ) -> None:
         self._range = range_microjoules
-        if (directory / "class").exists() and not (directory / FILE).exists():
-            raise BadInput(f"{directory} holds a tree that was not simulated", "name a new or empty directory")
+        claim(directory)
         for place in (directory / "class" / "powercap", directory / "devices" / "virtual" / "powercap"):
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir(parents=True)
@@ -198,14 +195,6 @@ def taken_away(machine: Sequence[Domain], t0_ns: int, spans: Sequence[tuple[str,
     return [replace(domain, away_ns=away.get(domain.zone)) for domain in machine]
 
 
-def keep_ticking(tree: PowercapTree, stop: threading.Event, seconds: float | None = None) -> None:
-    """Move the counters at RATE_HZ until told to stop, or for so many seconds."""
-    until = None if seconds is None else time.monotonic() + seconds
-    while not stop.is_set() and (until is None or time.monotonic() < until):
-        tree.tick(boottime_ns())
-        stop.wait(1 / RATE_HZ)
-
-
 def _make(directory: Path, domain: Domain, range_microjoules: int) -> Path:
     """The directory of a domain with its still files, linked from the class."""
     at = _place(directory, domain.zone)
@@ -242,7 +231,6 @@ class Stand:
     environ: Mapping[str, str] = {}
 
     def __init__(self, root: Path, began_ns: int) -> None:
-        (root / "sys").mkdir(parents=True, exist_ok=True)
         self._domains = domains([parse_curve("constant:100"), parse_curve("constant:80")], began_ns)
         self._tree = PowercapTree(root / "sys", self._domains)
 

@@ -16,7 +16,6 @@ from joulebook.units import JOULES_PER_KWH
 
 CHASSIS: Final = "/redfish/v1/Chassis/1"
 FAULTS: Final = "redfish.faults"
-VIEWS: Final = ("power", "environment", "both")
 
 
 class Bmc:

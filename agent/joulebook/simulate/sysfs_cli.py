@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
-import signal
-import sys
-import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from joulebook.clock import boottime_ns
-from joulebook.simulate.curve import FORMS, Curve, parse_curve, staggered
+from joulebook.simulate.curve import Curve, parse_curve, staggered
+from joulebook.simulate.verbs import CURVE_HELP, DIRECTORY, move_until_ended, print_settings
 
-if TYPE_CHECKING:
-    from joulebook.simulate.moving import MovingFiles
-
-DIRECTORY = click.Path(file_okay=False, path_type=Path)
-CURVE_HELP = f"Power of each device, or one for all, made to differ: {FORMS}."
 FAULT_HELP = "KIND:DEVICE:FROM_S[:UNTIL_S], KIND one of gone, negative, ones, zero, garbage, denied."
 
 
@@ -76,8 +67,8 @@ def amdgpu(
     ]
     tree = AmdGpuTree(directory, cards, now, [parse_fault(text, gpus, now) for text in faults])
     if counter == "amdsmi":
-        click.echo(f"export PYTHONPATH={shlex.quote(str(directory.absolute() / LIBRARY))}")
-    _move(tree.files, directory, seconds)
+        print_settings({"PYTHONPATH": str(directory.absolute() / LIBRARY)})
+    move_until_ended(tree.files, directory, seconds)
 
 
 @click.command()
@@ -111,17 +102,5 @@ def hwmon(
     now = boottime_ns()
     each = staggered(curves, sockets)
     made = [parse_fault(text, sockets, now) for text in faults]
-    _move(HwmonTree(directory, kind, each, now, made, interval_ms=interval_ms).files, directory, seconds)
-
-
-def _move(files: MovingFiles, directory: Path, seconds: float | None) -> None:
-    """Print the setting that points joulebook at the tree, and move its files until ended."""
-    from joulebook.simulate.moving import keep_moving
-
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    click.echo(f"export JOULEBOOK_SYS_ROOT={shlex.quote(str(directory.absolute()))}")
-    sys.stdout.flush()
-    keep_moving(files, stop, seconds)
-    files.close()
+    tree = HwmonTree(directory, kind, each, now, made, interval_ms=interval_ms)
+    move_until_ended(tree.files, directory, seconds)
