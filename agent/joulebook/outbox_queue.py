@@ -100,10 +100,13 @@ class Queue:
 
     # -- looking
 
-    def chunks(self, after: tuple[int, int], body: str = "f.body") -> list[Chunk]:
-        """The next chunks after that end. body: "x''" leaves the rows unread."""
+    def chunks(self, after: tuple[int, int], body: str = "f.body") -> Iterator[Chunk]:
+        """All chunks after that end, CHUNKS_AT_ONCE in memory. body: "x''" leaves the rows unread."""
         sql = _CHUNKS.format(body, "true")
-        return [Chunk(*row) for row in self.db.execute(sql, (*after, CHUNKS_AT_ONCE)).fetchall()]
+        while rows := self.db.execute(sql, (*after, CHUNKS_AT_ONCE)).fetchall():
+            for row in rows:
+                yield Chunk(*row)
+            after = Chunk(*rows[-1]).end
 
     def with_body(self, chunk: Chunk) -> Chunk:
         """The chunk, its rows read."""
@@ -120,11 +123,8 @@ class Queue:
 
     def bodies(self) -> Iterator[Body]:
         """All rows, in order."""
-        after = START
-        while chunks := self.chunks(after):
-            after = chunks[-1].end
-            for chunk in chunks:
-                yield from unpack(chunk.body)
+        for chunk in self.chunks(START):
+            yield from unpack(chunk.body)
 
     def depth(self) -> int:
         """How many rows wait."""

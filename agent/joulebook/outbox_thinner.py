@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
@@ -14,6 +14,8 @@ from joulebook.packing import SMALL, deflate, inflate, text_of, unpack
 from joulebook.rows import Body
 from joulebook.thinning import STEPS_US, thin
 
+MOST_PASSED: Final = 2000
+"""Stretches in which nothing is to be packed closer that one step passes by, unread."""
 _CURSOR: Final = "thinning"
 
 
@@ -25,18 +27,19 @@ def thin_step(queue: Queue, is_new: Callable[[int, Body], bool]) -> bool:
     whole queue, then merged within a minute, within five, within an hour. Raises sqlite3.OperationalError when
     the disk refuses.
     """
-    level, *after = state_of(queue.db, _CURSOR) or (0, *START)
+    level, *start = state_of(queue.db, _CURSOR) or (0, *START)
+    after = (start[0], start[1])
     with Transaction(queue.db):
-        while True:
-            window, seen = _window(queue, (after[0], after[1]))
-            if seen is None:
-                level, after = level + 1, [*START]
-                break
-            after = [*seen]
-            if window and (level or _is_loose(window)):
+        for passed, window in enumerate(_windows(queue, after)):
+            after = window[-1].end
+            if level or _is_loose(window):
                 with suppress(BadInput):  # damaged rows are left to be told by whoever drains them
                     _thin_window(queue, [queue.with_body(chunk) for chunk in window], level, is_new)
                 break
+            if passed >= MOST_PASSED:
+                break
+        else:
+            level, after = level + 1, START
         if level > len(STEPS_US):
             put_state(queue.db, _CURSOR, None)
             return False
@@ -44,23 +47,22 @@ def thin_step(queue: Queue, is_new: Callable[[int, Body], bool]) -> bool:
     return True
 
 
-def _window(queue: Queue, after: tuple[int, int]) -> tuple[list[Chunk], tuple[int, int] | None]:
-    """Consecutive chunks that may be rewritten, their rows unread, and how far was looked; None at the end.
+def _windows(queue: Queue, after: tuple[int, int]) -> Iterator[list[Chunk]]:
+    """Consecutive chunks that may be rewritten together, their rows unread.
 
     Left alone: what was sent, and what a waiting reassignment names.
     """
     window: list[Chunk] = []
-    seen: tuple[int, int] | None = None
     for chunk in queue.chunks(after, body="x''"):
+        free = chunk.wire_id is None and not queue.is_named(chunk)
         full = sum(c.count for c in window) + chunk.count > CHUNK_ROWS
-        if window and (full or chunk.opened != window[0].opened):
-            break
-        seen = chunk.end
-        if chunk.wire_id is None and not queue.is_named(chunk):
+        if window and (full or not free or chunk.opened != window[0].opened):
+            yield window
+            window = []
+        if free:
             window.append(chunk)
-        elif window:
-            break
-    return window, seen
+    if window:
+        yield window
 
 
 def _is_loose(window: Sequence[Chunk]) -> bool:

@@ -91,6 +91,34 @@ def test_what_a_waiting_reassignment_names_stays_and_is_named_as_it_leaves(outbo
     assert move.seq == 2
 
 
+def test_a_row_that_a_late_mark_may_name_keeps_its_place_when_older_ones_behind_it_are_merged(outbox):
+    rows = [span(i) for i in range(900, 1000)]
+    places = outbox.write(final=rows[:50]) + outbox.write(final=rows[50:])
+    outbox.write(final=[span(i, "silent for long") for i in range(200)])
+    outbox.write(final=[span(1000)])
+    thin_all(outbox)
+    assert outbox.status().merged_spans == 186  # fourteen minutes are left
+    thin_all(outbox)
+    outbox.write(final=[Reassignment(outbox.incarnation, places[70], 7, NOBODY, LATE)])
+    sent = {row.seq: row.body for batch in outbox.batches() for row in batch.rows}
+    (move,) = [row for row in sent.values() if isinstance(row, Reassignment)]
+    assert sent[move.seq] == rows[70]
+
+
+def test_a_step_passes_by_a_bounded_part_of_a_long_queue_and_reads_it_once(outbox, monkeypatch):
+    monkeypatch.setattr("joulebook.outbox_thinner.MOST_PASSED", 100)
+    for i in range(0, 250 * 350, 250):
+        outbox.write(final=[span(n) for n in range(i, i + 250)])
+    pages = []
+    outbox._db.set_trace_callback(lambda sql: pages.append(sql) if "order by f.opened" in sql else None)
+    stops = []
+    for _ in range(4):
+        assert outbox.thin()
+        stops.append(outbox.state("thinning"))
+    assert stops == [[0, 1, 250 * 101], [0, 1, 250 * 202], [0, 1, 250 * 303], [1, 0, 0]]
+    assert len(pages) == 8  # of a hundred each: two for each step, the last one's second is empty
+
+
 def spans_of_measurements(outbox):
     rows = [row for row in outbox.bodies() if isinstance(row, Measurement)]
     return [(row.started_ns // SPAN_NS, row.ended_ns // SPAN_NS) for row in rows]
