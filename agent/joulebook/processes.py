@@ -20,6 +20,8 @@ MOST_HELD = 512
 """Members' files kept open; those beyond are opened for every scan."""
 LIST_NS = 10_000_000_000
 """Longest time for which a new process may wait to be seen."""
+REMEMBER_NS = 10_000_000_000
+"""How long it is known whose a process was that is gone: a GPU may speak of it after that."""
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 NS_PER_TICK = 1_000_000_000 // TICKS_PER_SECOND
 
@@ -105,6 +107,7 @@ class ProcessTable:
     usage: Path | None = None
     group: History = field(default_factory=History)
     _known: dict[int, _Known] = field(default_factory=dict)
+    _gone: dict[int, tuple[str, int]] = field(default_factory=dict)
     _moved: bool = False
     _forks: int | None = None
     _listed_ns: int = 0
@@ -120,9 +123,13 @@ class ProcessTable:
         self._moved |= self.actors.pop(key, None) is not None
 
     def actor_of(self, pid: int) -> str | None:
-        """Key of the actor that a process belongs to."""
+        """Key of the actor that a process belongs to, or did until a moment ago."""
         known = self._known.get(pid)
-        return known.actor if known is not None else None
+        return known.actor if known is not None else self._gone.get(pid, (None, 0))[0]
+
+    def has_left(self, pid: int) -> bool:
+        """Whether a process of an actor went a moment ago."""
+        return pid in self._gone and pid not in self._known
 
     def scan(self, now_ns: int, *, promptly: bool = True) -> None:
         """Read CPU times of every actor's tree and of the machine.
@@ -142,7 +149,7 @@ class ProcessTable:
         if not whole or made or self._moved:
             self._forks, self._listed_ns = forks, now_ns
             listed = {int(name) for name in os.listdir(self.proc) if name.isdigit()}  # noqa: PTH208
-            self._leave(listed)
+            self._leave(listed, now_ns)
             if self._moved:
                 self._sort_anew(listed)
             self._meet(listed)
@@ -191,6 +198,7 @@ class ProcessTable:
         for known in self._known.values():
             self._release(known)
         self._known.clear()
+        self._gone.clear()
         self._forks = None
 
     def _meet(self, listed: set[int]) -> None:
@@ -239,15 +247,17 @@ class ProcessTable:
             if new.actor is not None and self.actors[new.actor].cpu.last_time is not None:
                 self.actors[new.actor].carried -= total
 
-    def _leave(self, listed: set[int]) -> None:
+    def _leave(self, listed: set[int], now_ns: int) -> None:
         """Carry on what those that are gone had used, where nobody's waited-for children will show it."""
         gone = self._known.keys() - listed
+        self._gone = {pid: left for pid, left in self._gone.items() if left[1] + REMEMBER_NS > now_ns}
         for pid in sorted(gone):
             known = self._known[pid]
             if known.actor not in self.actors:
                 continue
             actor = self.actors[known.actor]
             actor.gone |= pid == actor.pid
+            self._gone[pid] = (actor.key, now_ns)
             heir = self._heir(pid, gone)
             if heir == known.actor:
                 continue  # waited for within the actor: the one that waited shows it

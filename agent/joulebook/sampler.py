@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final
@@ -20,9 +20,10 @@ from joulebook.clock import Offset, boottime_ns
 from joulebook.clock import offset as clock_offset
 from joulebook.errors import BadInput, JoulebookError
 from joulebook.folder import MarksFile, MarksFolder
+from joulebook.gpu_use import GpuUse
 from joulebook.history import LATE_NS, DeviceHistory, History
 from joulebook.marks import Line
-from joulebook.meters import Askable, Busy, Device, Follower, Limited, Meter, Reading, Roots
+from joulebook.meters import Askable, Device, Follower, Limited, Meter, Reading, Roots
 from joulebook.outbox import Outbox, OutboxStatus
 from joulebook.processes import Actor, ProcessTable
 from joulebook.record import start_of_run_record
@@ -81,7 +82,7 @@ class Sampler:
     edge: CLOCK_BOOTTIME ns up to which spans are closed; a device that is behind it (its own ``edge``) has not
     answered, and catches up when it does.  grid: the next instant at which all are closed.  ends: further instants at
     which spans must be closed early, because a run ended there.  quick_ns: how often instant power must be read to be
-    integrated, None when no device needs it.  gpu_use: device -> party -> busy ns over time.
+    integrated, None when no device needs it.
     """
 
     outbox: Outbox
@@ -102,7 +103,7 @@ class Sampler:
     ends: list[int] = field(default_factory=list)
     quick_ns: int | None = None
     _quick: list[Meter] = field(default_factory=list)
-    gpu_use: dict[str, dict[str, History]] = field(default_factory=dict)
+    gpu_use: GpuUse = field(init=False)
     lost_rows: int = 0
     writable: bool = True
     _outbox_status: OutboxStatus | None = None
@@ -126,6 +127,7 @@ class Sampler:
 
     def __post_init__(self) -> None:
         self.processes = ProcessTable(self.roots.proc, usage=cgroup_of("self", self.roots).usage)
+        self.gpu_use = GpuUse(self.processes)
         self.book = RunBook(self.machine_id, self.boot_id)
         self.calibration = self._load_calibration()
         for meter in self.meters:
@@ -290,7 +292,7 @@ class Sampler:
         self.processes.scan(now, promptly=promptly)
         before, self._looked_ns = self._looked_ns, now
         if not self.processes.actors:
-            self.gpu_use = {}
+            self.gpu_use.clear()
             return
         for meter in self.meters:
             try:
@@ -299,30 +301,9 @@ class Sampler:
                 self._failed(meter.name, error)
                 continue
             for device_id, busy in told.items():
-                self._add_use(device_id, busy, before, now)
-
-    def _add_use(self, device_id: str, busy: Busy, before: int, now: int) -> None:
-        """Add what each party used of a device over [before, now)."""
-        histories = self.gpu_use.setdefault(device_id, {})
-        used = self._use_by_party(busy.pids)
-        for key in used.keys() | histories.keys():
-            history = histories.get(key)
-            if history is None:
-                history = histories[key] = History()
-                history.add(before, 0)
-            history.add(now, history.value_at(now) + round(used.get(key, 0.0) * (now - before)))
-        if busy.note and device_id in self.devices:
-            self.devices[device_id].notes.append((now, busy.note))
-
-    def _use_by_party(self, pids: Mapping[int, float | None]) -> dict[str, float]:
-        """Utilisation by party; processes that do not say share the device equally."""
-        use: dict[str, float] = {}
-        silent = all(value is None for value in pids.values())
-        for pid, value in pids.items():
-            key = self.processes.actor_of(pid) or ""
-            amount = 1.0 / len(pids) if silent else value or 0.0
-            use[key] = use.get(key, 0.0) + amount
-        return use
+                self.gpu_use.add(device_id, busy, before, now)
+                if busy.note and device_id in self.devices:
+                    self.devices[device_id].notes.append((now, busy.note))
 
     def read_marks(self, names: Collection[str] | None = None) -> bool:
         """Follow new marks. True when some changed a state, so that meters are read at once.
@@ -564,7 +545,7 @@ class Sampler:
 
     def _machine(self) -> Machine:
         return Machine(
-            self.machine_id, self.boot_id, self.processes.machine, self.settings.sample_ns, self.gpu_use,
+            self.machine_id, self.boot_id, self.processes.machine, self.settings.sample_ns, self.gpu_use.by_device,
             self.settings.policy,
             self.processes.group if self.processes.usage is not None else None,
         )  # fmt: skip
@@ -738,11 +719,7 @@ class Sampler:
         self.processes.group.forget(old)
         for actor in self.processes.actors.values():
             actor.cpu.forget(old)
-        for users in self.gpu_use.values():
-            for key in list(users):
-                users[key].forget(old)
-                if key and key not in self.processes.actors:
-                    del users[key]
+        self.gpu_use.forget(old)
         for file in self.folder.files.values():
             file.timeline.forget(old)
         while self._final and self._final[0][1].ended_ns < old:

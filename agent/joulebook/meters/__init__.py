@@ -105,11 +105,13 @@ class Device:
 @dataclass(frozen=True, slots=True)
 class Busy:
     """Who uses a device. pids: pid -> fraction of the whole device that it kept busy over the last sampling
-    period (0 to 1), None where the device does not say.  note: what a report must say of it.
+    period (0 to 1), None where the device does not say.  note: what a report must say of it.  sampled: it tells of
+    all that used it since it was last asked, else only of those that do now.
     """
 
     pids: Mapping[int, float | None]
     note: str = ""
+    sampled: bool = False
 
 
 class Reading(NamedTuple):

@@ -148,7 +148,7 @@ class Users:
             return Busy({pid: whole * share for pid, share in shares.items()}, _joined(notes))
         if used is None:
             return Busy(dict.fromkeys(pids), _joined(notes))
-        return Busy({pid: used.get(pid, 0.0) for pid in pids | used.keys()}, _joined(notes))
+        return Busy({pid: used.get(pid, 0.0) for pid in pids | used.keys()}, _joined(notes), sampled=True)
 
     def sliced(self, slices: Sequence[Slice]) -> Busy:
         """The processes of a board divided by MIG: each slice's fraction, shared by those that run in it."""

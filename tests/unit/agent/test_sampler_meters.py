@@ -71,5 +71,5 @@ def test_one_that_cannot_say_who_uses_its_devices_stops_no_other_from_saying_it(
     for at in (S, 2 * S):
         pair.scan(at)
     assert pair.read_errors == {"amdgpu": 2}
-    assert list(pair.gpu_use) == ["rapl:package-0"]
+    assert list(pair.gpu_use.by_device) == ["rapl:package-0"]
     assert capsys.readouterr().err.count("a defect, please report it") == 1
