@@ -140,7 +140,7 @@ class Collector:
         try:
             self._ledger.ingest(batch)
         except Forked as fork:
-            return Reply(409, {"error": "forked", "seq": int(fork.cause.split()[1])})
+            return Reply(409, {"error": "forked", "seq": fork.seq})
         refused = [
             {"seq": seq, "reason": reason}
             for agent, incarnation, seq, _, reason in self._ledger.quarantined()

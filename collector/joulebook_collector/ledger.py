@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -40,17 +40,31 @@ DuckValues = Sequence[Any]
 
 
 class Forked(LedgerError):
-    """Rows re-sent under a place that holds others: two agents write one incarnation (a cloned disk)."""
+    """Rows re-sent under a place that holds others: two agents write one incarnation (a cloned disk).
+
+    seq: the first row that differs.
+    """
+
+    def __init__(self, incarnation: str, seq: int) -> None:
+        super().__init__(
+            f"row {seq} of incarnation {incarnation} differs from the one that is stored",
+            "send the waiting rows under a new incarnation",
+        )
+        self.seq = seq
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of a batch. high_water: the highest seq of its incarnation that the ledger has seen."""
+    """What became of a batch. high_water: the highest seq of its incarnation that the ledger has seen.
+
+    refused: (seq, reason) of the rows that this delivery sent to quarantine.
+    """
 
     accepted: int
     duplicates: int
     quarantined: int
     high_water: int
+    refused: tuple[tuple[int, str], ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,16 +135,35 @@ class Ledger:
         place differ from those that are stored, BadInput when the batch itself is malformed; nothing is
         stored then.  whole: all of it or nothing, so a row that breaks a rule is BadInput too.
         """
+        (outcome,) = self.ingest_all([batch], whole=whole)
+        if isinstance(outcome, Receipt):
+            return outcome
+        raise outcome
+
+    def ingest_all(self, batches: Sequence[Batch], *, whole: bool = False) -> list[Receipt | Forked | BadInput]:
+        """Take the batches in this order, all durable on return, with one commit; what became of each, in order.
+
+        As ``ingest`` of one after the other, but that a batch which would raise stores nothing and is told in its
+        place; the others are taken. Whatever else is raised, nothing of any of them is stored.
+        """
+        with self._commit():
+            return [self._outcome(batch, whole) for batch in batches]
+
+    def _outcome(self, batch: Batch, whole: bool) -> Receipt | Forked | BadInput:
+        try:
+            return self._take(batch, whole)
+        except (Forked, BadInput) as refused:
+            return refused
+
+    def _take(self, batch: Batch, whole: bool) -> Receipt:
+        """Judge a batch, then store it: nothing is written before it is clear that it is taken."""
         _check_batch(batch)
         high_water = self._high_water(batch)
         held = self._held(batch) if batch.first_seq <= high_water else {}
         records = [(row.seq, _record(row.body)) for row in batch.rows]
         for seq, (record, _) in records:
             if held.get(seq, record.digest) != record.digest:
-                raise Forked(
-                    f"row {seq} of incarnation {batch.incarnation} differs from the one that is stored",
-                    "send the waiting rows under a new incarnation",
-                )
+                raise Forked(batch.incarnation, seq)
         fresh = [_Fresh(seq, record, refused) for seq, (record, refused) in records if seq not in held]
         duplicates = len(records) - len(fresh)
         if not fresh:
@@ -139,42 +172,48 @@ class Ledger:
         if whole:
             _refuse_partial(fresh)
         good = [row for row in fresh if not row.refused]
+        refused = tuple((row.seq, row.refused) for row in fresh if row.refused and not row.duplicate)
         duplicates += sum(row.duplicate for row in fresh)
-        receipt = Receipt(
-            len(good),
-            duplicates,
-            sum(bool(row.refused) and not row.duplicate for row in fresh),
-            max(high_water, batch.last_seq),
-        )
-        with self.transaction("ingest", batch, receipt, high_water) as stamp:
-            self._store(stamp, batch, good, [row for row in fresh if row.refused])
+        receipt = Receipt(len(good), duplicates, len(refused), max(high_water, batch.last_seq), refused)
+        stamp = self._stamp("ingest", batch, receipt, high_water)
+        self._store(stamp, batch, good, [row for row in fresh if row.refused])
         return receipt
 
     @contextmanager
-    def transaction(
+    def transaction(self, action: str, detail: str = "") -> Iterator[Stamp]:
+        """One durable transaction with its line in the log; nothing of it is stored when the body raises."""
+        with self._commit():
+            yield self._stamp(action, detail=detail)
+
+    @contextmanager
+    def _commit(self) -> Iterator[None]:
+        """All that the body writes, durable at its end; nothing of it when it raises."""
+        self._db.execute("begin transaction")
+        try:
+            yield
+            self._db.execute("commit")
+        except BaseException:
+            self._db.execute("rollback")
+            raise
+
+    def _stamp(
         self,
         action: str,
         batch: Batch | None = None,
         receipt: Receipt | None = None,
         high_water: int = 0,
         detail: str = "",
-    ) -> Iterator[Stamp]:
-        """One durable transaction with its line in the log; nothing of it is stored when the body raises."""
-        self._db.execute("begin transaction")
-        try:
-            last_txn, last_us = self._last()
-            stamp = Stamp(last_txn + 1, max(self._clock(), last_us + 1))
-            receipt = receipt or Receipt(0, 0, 0, 0)
-            first = batch.first_seq if batch else 0
-            gap = (high_water + 1, first - 1) if batch and first > high_water + 1 else (None, None)
-            counts = (receipt.high_water, receipt.accepted, receipt.duplicates, receipt.quarantined)
-            who = (batch.agent_id, batch.incarnation) if batch else ("", "")
-            self.append("log", [(stamp.txn, stamp.known_at_us, action, *who, first, *counts, *gap, detail)])
-            yield stamp
-            self._db.execute("commit")
-        except BaseException:
-            self._db.execute("rollback")
-            raise
+    ) -> Stamp:
+        """The next number and moment, with its line in the log."""
+        last_txn, last_us = self._last()
+        stamp = Stamp(last_txn + 1, max(self._clock(), last_us + 1))
+        receipt = receipt or Receipt(0, 0, 0, 0)
+        first = batch.first_seq if batch else 0
+        gap = (high_water + 1, first - 1) if batch and first > high_water + 1 else (None, None)
+        counts = (receipt.high_water, receipt.accepted, receipt.duplicates, receipt.quarantined)
+        who = (batch.agent_id, batch.incarnation) if batch else ("", "")
+        self.append("log", [(stamp.txn, stamp.known_at_us, action, *who, first, *counts, *gap, detail)])
+        return stamp
 
     def append(self, table: str, rows: Sequence[DuckValues]) -> None:
         """Add whole rows to a table of the schema, inside a transaction."""

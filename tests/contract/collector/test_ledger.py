@@ -120,6 +120,39 @@ def test_a_value_that_fits_no_column_is_quarantined_alone(ledger, change, reason
     assert ledger.ingest(a_batch([row, a_measurement(1, 2, 50)])) == Receipt(0, 2, 0, 2)
 
 
+def test_several_batches_are_taken_with_one_commit_each_judged_after_those_before_it(ledger):
+    other = a_batch([a_measurement(9, 10, 7)])
+    overlapping = a_batch([a_measurement(0, 2, 5), a_measurement(20, 21)], incarnation="inc-2")
+    malformed = Batch("a", "i", (Row(0, a_measurement(30, 31)),))
+    first, forked, second, refused, again = ledger.ingest_all(
+        [a_batch(spans(2)), other, overlapping, malformed, a_batch(spans(2))]
+    )
+    assert (first, second, again) == (Receipt(2, 0, 0, 2), Receipt(1, 0, 1, 2), Receipt(0, 2, 0, 2))
+    assert isinstance(forked, Forked)
+    assert forked.seq == 1
+    assert isinstance(refused, BadInput)
+    assert [seq for seq, reason in second.refused if "overlaps" in reason] == [1]
+    assert verify(ledger).measurements == 3
+    assert len({known for (known,) in ledger.query("select known_at_us from log where action = 'ingest'")}) == 2
+
+
+def test_of_several_batches_nothing_stays_when_the_ledger_fails_under_one(ledger, monkeypatch):
+    append, calls = ledger.append, []
+
+    def failing(table, rows):
+        calls.append(table)
+        if len(calls) == 4:  # in the second batch
+            raise OSError("no space left on device")
+        append(table, rows)
+
+    monkeypatch.setattr(ledger, "append", failing)
+    with pytest.raises(OSError, match="no space"):
+        ledger.ingest_all([a_batch(spans(2)), a_batch(spans(2, 5), incarnation="inc-2")])
+    monkeypatch.undo()
+    assert ledger.measurements() == []
+    assert ledger.ingest(a_batch(spans(2))) == Receipt(2, 0, 0, 2)
+
+
 @pytest.mark.parametrize("seqs", [[], [0, 1], [1, 3], [2, 1]])
 def test_a_malformed_batch_is_refused(ledger, seqs):
     with pytest.raises(BadInput):
