@@ -220,7 +220,7 @@ class Ledger:
         if not rows:
             return
         kinds = [kind.removesuffix(" null") for _, kind in schema.TABLES[table]]
-        insert_columns(self._db, table, kinds, rows)
+        insert_columns(self._db, schema.HOT.get(table, table), kinds, rows)
 
     def query(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
         """Rows of a read-only statement."""

@@ -173,6 +173,9 @@ TABLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "site_assignment": SITE_ASSIGNMENT,
 }
 
+HOT: Final = {"measurement": "hot_measurement", "share": "hot_share"}
+"""Where rows are written until they are sealed. They are read by the names of TABLES: views, sealed rows among them."""
+
 DELIVERED: Final = ("measurement", "run", "mark", "reassignment", "quarantine")
 """Tables that hold rows of an agent's stream, each row once, under its digest."""
 
@@ -193,6 +196,11 @@ def _first(columns: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     tuple(_create(name, _first(columns)) for name, columns in TABLES.items()),
     tuple(f"alter table measurement add column {name} bigint" for name in ADDED),
+    tuple(
+        statement
+        for name, hot in HOT.items()
+        for statement in (f"alter table {name} rename to {hot}", f"create view {name} as from {hot}")
+    ),
 )
 """Statements that lead from schema version i to i + 1. A released entry never changes; a new one is added."""
 

@@ -212,10 +212,10 @@ def test_an_import_of_a_device_that_an_agent_metered_is_compared_in_utc(tmp_path
 @pytest.mark.parametrize(
     "sql",
     [
-        "update share set millijoules = millijoules + 1 where ordinal = 0",
-        "update share set millijoules = -5 where ordinal = 0",
-        "update measurement set energy_millijoules = energy_millijoules - 1",
-        "delete from share where ordinal = 0",
+        "update hot_share set millijoules = millijoules + 1 where ordinal = 0",
+        "update hot_share set millijoules = -5 where ordinal = 0",
+        "update hot_measurement set energy_millijoules = energy_millijoules - 1",
+        "delete from hot_share where ordinal = 0",
     ],
 )
 def test_an_altered_share_or_measurement_is_refused_by_every_reader(tmp_path, sql):
@@ -233,10 +233,10 @@ def test_an_altered_share_or_measurement_is_refused_by_every_reader(tmp_path, sq
 @pytest.mark.parametrize(
     "sql",
     [
-        "update share set run_id = 'another' where ordinal = 0",
-        "update share set millijoules = case when ordinal = 0 then 700 else 300 end",
-        "update measurement set ended_at_us = ended_at_us + 1",
-        "delete from measurement",
+        "update hot_share set run_id = 'another' where ordinal = 0",
+        "update hot_share set millijoules = case when ordinal = 0 then 700 else 300 end",
+        "update hot_measurement set ended_at_us = ended_at_us + 1",
+        "delete from hot_measurement",
     ],
 )
 def test_the_whole_book_check_finds_what_still_adds_up(tmp_path, sql):
