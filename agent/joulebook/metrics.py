@@ -160,7 +160,9 @@ REFUSED_ROWS: Final = Metric(
     "joulebook_outbox_refused_rows_total", Kind.COUNTER, "Rows that a collector refused; they are kept."
 )
 FILES_SET_ASIDE: Final = Metric(
-    "joulebook_outbox_files_set_aside", Kind.GAUGE, "Outboxes that could not be read and were put aside."
+    "joulebook_outbox_files_set_aside",
+    Kind.GAUGE,
+    "Outboxes, and stretches of their rows, that could not be read and were put aside.",
 )
 SHIPPED_ROWS: Final = Metric("joulebook_shipped_rows_total", Kind.COUNTER, "Rows that the collector has acknowledged.")
 SHIPPING_FAILURES: Final = Metric(

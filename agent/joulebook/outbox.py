@@ -73,7 +73,7 @@ class OutboxStatus:
     waiting_rows: final rows that no ledger has acknowledged.  oldest_us: UTC microseconds of the oldest of them, None
     when there is none, or it tells no time.  bytes_on_disk: file and write-ahead log.
     merged_spans: spans that became part of a longer one because the outbox was full, ever.  refused_rows: rows
-    that a collector refused, ever.  set_aside: files that could not be read and were put aside.
+    that a collector refused, ever.  set_aside: files, and stretches of rows, that could not be read and were put aside.
     """
 
     waiting_rows: int

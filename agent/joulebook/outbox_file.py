@@ -228,8 +228,32 @@ def put_aside(path: Path, why: object) -> Path:
     return kept
 
 
+def keep_damaged(db: sqlite3.Connection, wire_id: str, first: int, last: int, packed: bytes) -> None:
+    """Durably keep packed rows that cannot be read in a file beside the outbox, and say so.
+
+    wire_id, first, last: what they were, or would have been, sent as. Raises JoulebookError when the disk refuses.
+    """
+    path = Path(db.execute("select file from pragma_database_list where name = 'main'").fetchone()[0])
+    kept = path.with_name(f"{path.name}.unreadable-rows-{wire_id}-{first}-{last}")
+    try:
+        with os.fdopen(os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(packed)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise JoulebookError(
+            f"damaged rows of the outbox {path} cannot be kept aside: {error}",
+            "make its directory writable, with space left",
+        ) from error
+    print(
+        f"joulebook: {last - first + 1} rows of the outbox {path} are damaged (incarnation {wire_id}, seq {first} to"
+        f" {last}): they are kept as {kept.name} and are missing from the book",
+        file=sys.stderr,
+    )
+
+
 def files_set_aside(path: Path) -> list[Path]:
-    """Unreadable files of that outbox that were kept, oldest first."""
+    """Unreadable files and rows of that outbox that were kept, by name: files oldest first, then rows."""
     found = path.parent.glob(f"{path.name}.unreadable-*")
     return sorted(file for file in found if not file.name.endswith(("-wal", "-shm")))
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
-from joulebook.outbox_file import Transaction, count_state, new_id, release, state_of, unsynced
+from joulebook.errors import BadInput
+from joulebook.outbox_file import Transaction, count_state, keep_damaged, new_id, release, state_of, unsynced
 from joulebook.packing import deflate, first_wire, inflate, pack, unpack
 from joulebook.rows import Body, Reassignment
 
@@ -136,19 +138,32 @@ class Queue:
         found = self.db.execute("select body from final order by opened, first limit 1").fetchone()
         if found is None:
             return None
-        wire = first_wire(found[0])
-        return next((wire[name] for name in ("ended_at_us", "at_us", "started_at_us") if wire.get(name)), None)
+        with suppress(BadInput):  # damaged rows tell no time; they are told when they are taken
+            wire = first_wire(found[0])
+            return next((wire[name] for name in ("ended_at_us", "at_us", "started_at_us") if wire.get(name)), None)
+        return None
 
     # -- sending
 
     def take(self, after: tuple[int, int], limit: int) -> list[Chunk]:
-        """The next chunks of one incarnation, at most ``limit`` rows, their seq durably theirs."""
+        """The next chunks of one incarnation, at most ``limit`` rows, their seq durably theirs.
+
+        A damaged chunk is put aside with its seq: whoever receives sees a gap, and what comes after it is taken.
+        Raises JoulebookError when the disk does not let it be kept.
+        """
         taken: list[Chunk] = []
         with Transaction(self.db):
             for chunk in self.chunks(after):
                 count = sum(c.count for c in taken) + chunk.count
                 if taken and (chunk.opened != taken[0].opened or count > limit):
                     break
+                try:
+                    inflate(chunk.body)
+                except BadInput:
+                    if taken:
+                        break  # what is taken together has no gap
+                    self._put_damaged_aside(chunk)
+                    continue
                 if chunk.count > limit:
                     chunk = self._split(chunk, limit)
                 taken.append(chunk if chunk.wire_id is not None else self._numbered(chunk))
@@ -176,9 +191,7 @@ class Queue:
                 if seq < first + chunk.count - 1:
                     chunk = self._split(chunk, seq - first + 1)
                 self._keep_refused(chunk, refused)
-                self.delete(chunk)
-                names = (chunk.incarnation, chunk.first, chunk.last)
-                self.db.execute("delete from named where incarnation = ? and place between ? and ?", names)
+                self._forget(chunk)
         release(self.db)
 
     def move(self, wire_id: str) -> str:
@@ -201,6 +214,18 @@ class Queue:
         """Refused rows that are kept: (incarnation, seq, reason, row), oldest first."""
         rows = self.db.execute("select wire_id, seq, reason, body from refused order by id").fetchall()
         return [(wire_id, seq, reason, unpack(body)[0]) for wire_id, seq, reason, body in rows]
+
+    def _put_damaged_aside(self, chunk: Chunk) -> None:
+        sent = chunk if chunk.wire_id is not None else self._numbered(chunk)
+        wire_id, seq = sent.sent_as
+        keep_damaged(self.db, wire_id, seq, seq + chunk.count - 1, chunk.body)
+        self._forget(chunk)
+
+    def _forget(self, chunk: Chunk) -> None:
+        """Take a chunk away, and what was noted of its rows."""
+        self.delete(chunk)
+        names = (chunk.incarnation, chunk.first, chunk.last)
+        self.db.execute("delete from named where incarnation = ? and place between ? and ?", names)
 
     def _numbered(self, chunk: Chunk) -> Chunk:
         """A chunk that is sent for the first time: from now on its rows are what they are."""

@@ -47,8 +47,11 @@ def unpack(packed: bytes) -> list[Body]:
 
 
 def first_wire(packed: bytes) -> dict[str, Any]:
-    """The first row in its wire form, the rest left packed where that is possible."""
-    start = zlib.decompressobj().decompress(packed, FIRST_BYTES).decode(errors="ignore")
+    """The first row in its wire form, the rest left packed where that is possible. Raises BadInput on damage."""
+    try:
+        start = zlib.decompressobj().decompress(packed, FIRST_BYTES).decode(errors="ignore")
+    except zlib.error:
+        start = ""  # ``inflate`` says why
     try:
         found: dict[str, Any] = json.JSONDecoder().raw_decode(start, 1)[0]
     except ValueError:  # longer than that

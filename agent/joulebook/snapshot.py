@@ -128,7 +128,8 @@ class OutboxState:
 
     lost_rows: given up since the start because disk and memory were full.  merged_spans, refused_rows: spans that
     became part of a longer one because the outbox was full, and rows that a collector refused, ever.
-    files_set_aside: outboxes that could not be read and were put aside.  writable: the last write was taken.
+    files_set_aside: outboxes, and stretches of their rows, that could not be read and were put
+    aside.  writable: the last write was taken.
     """
 
     rows: int = 0

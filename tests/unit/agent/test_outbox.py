@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 from builders import counter_history, measured
 from joulebook.binding import Machine
 from joulebook.clock import Offset
+from joulebook.errors import JoulebookError
 from joulebook.history import History
 from joulebook.outbox import Outbox
 from joulebook.rows import Mark
@@ -217,3 +219,53 @@ def test_status_tells_how_long_the_oldest_row_has_waited(tmp_path):
     outbox.write(final=[replace(mark(3), phase=os.urandom(250).hex(), quality={f"m{i}": 1.0 for i in range(600)})])
     assert outbox.status().oldest_us == mark(3).at_us
     outbox.close()
+
+
+@pytest.mark.parametrize("sent_before", [False, True])
+def test_damaged_rows_are_kept_aside_as_a_gap_and_all_others_leave(tmp_path, capsys, sent_before):
+    path = tmp_path / "o.sqlite"
+    outbox = Outbox(path, writer=True)
+    for n in range(1, 7, 2):
+        outbox.write(final=[mark(n), mark(n + 1)])
+    if sent_before:
+        list(Outbox(path, writer=False).batches())
+    damaged = b"\x78\x01 no rows"
+    with sqlite3.connect(path) as db:
+        db.execute("update final set body = ? where first = 3", (damaged,))
+    drain = Outbox(path, writer=False)
+    batches = list(drain.batches())
+    assert [[(row.seq, row.body.n) for row in batch.rows] for batch in batches] == [[(1, 1), (2, 2)], [(5, 5), (6, 6)]]
+    assert {batch.incarnation for batch in batches} == {outbox.incarnation}
+    (kept,) = tmp_path.glob("*.unreadable-*")
+    assert kept.read_bytes() == damaged
+    assert drain.status().set_aside == (f"o.sqlite.unreadable-rows-{outbox.incarnation}-3-4",) == (kept.name,)
+    assert outbox.depth() == 4
+    said = capsys.readouterr().err
+    assert "2 rows of the outbox" in said
+    assert "seq 3 to 4" in said
+    list(drain.batches())
+    assert capsys.readouterr().err == ""  # once
+    outbox.acknowledge(outbox.incarnation, 6)
+    assert outbox.depth() == 0
+
+
+def test_damaged_rows_at_the_front_stop_neither_status_nor_shipping(tmp_path):
+    outbox = Outbox(tmp_path / "o.sqlite", writer=True)
+    outbox.write(final=[mark(1)])
+    outbox.write(final=[mark(2)])
+    with sqlite3.connect(outbox.path) as db:
+        db.execute("update final set body = x'00' where first = 1")
+    assert outbox.status().oldest_us is None
+    parcel = outbox.parcel()
+    assert (parcel.first_seq, parcel.count) == (2, 1)
+
+
+def test_damaged_rows_that_cannot_be_kept_stay_where_they_are(tmp_path):
+    outbox = Outbox(tmp_path / "o.sqlite", writer=True)
+    outbox.write(final=[mark(1)])
+    with sqlite3.connect(outbox.path) as db:
+        db.execute("update final set body = x'00'")
+    (tmp_path / f"o.sqlite.unreadable-rows-{outbox.incarnation}-1-1").mkdir()
+    with pytest.raises(JoulebookError, match="cannot be kept aside"):
+        outbox.parcel()
+    assert outbox.depth() == 1
