@@ -169,9 +169,10 @@ def run_energy(
     own = [(m, share) for m, shares in split_again for share in shares if share.run_id == run.run_id]
     behind = _behind(own)
     component = _total(own, lambda m, _: m.component)
+    said = policy or min((share.policy for m in inside for share in m.shares), default=Policy.RESERVED)
     return RunEnergy(
         run_id=run.run_id,
-        policy=policy or min((share.policy for m in inside for share in m.shares), default=Policy.RESERVED),
+        policy=said,
         component=component,
         phase=_by_phase(own),
         member=_total([(m, s) for m, s in own if s.member is not None], lambda _, s: str(s.member)),
@@ -181,12 +182,21 @@ def run_energy(
         child=_total([(m, s) for m, ss in split_again for s in ss if s.run_id in children], lambda _, s: s.run_id),
         coverage=_coverage(own_parts, inside),
         conservation=_conservation(split_again),
-        notes=tuple(sorted({f"{m.device_id}: {m.note}" for m in inside if m.note})),
+        notes=(*_idle_not_separated(own, said), *sorted({f"{m.device_id}: {m.note}" for m in inside if m.note})),
         phase_seconds=_phase_seconds(own),
         phase_bounds=phase_bounds(own),
         u_own=combined_u([part for parts in behind.values() for part in parts]),
         component_names=_names(own),
     )
+
+
+def _idle_not_separated(own: Owned, policy: Policy) -> tuple[str, ...]:
+    """What every report says of a run's energy that no calibration has divided into idle and dynamic (METHODS 2)."""
+    whole = sorted({str(m.component) for m, share in own if m.idle_millijoules is None and share.millijoules})
+    if not whole:
+        return ()
+    follows = "use" if policy is Policy.UNALLOCATED else f"the policy, {policy}"
+    return (f"idle is not separated without calibration, so all energy of {', '.join(whole)} follows {follows}",)
 
 
 def run_in(bodies: Iterable[Body], run_id: str, *, may_leave: bool) -> tuple[Run, RunEnergy]:

@@ -337,3 +337,15 @@ def test_document_says_missing_and_not_zero() -> None:
 
 def test_iso_utc_keeps_every_microsecond() -> None:
     assert iso_utc(1_780_000_000_123_456) == "2026-05-28T20:26:40.123456Z"
+
+
+def test_before_calibration_a_run_says_in_words_that_idle_is_not_separated() -> None:
+    shares = run_share(600, cpu=6.0, reserved=1.0), rest(400, cpu=4.0)
+    before = run_energy(a_run(), [measured(*shares)])
+    assert before.notes == (
+        "idle is not separated without calibration, so all energy of cpu follows the policy, reserved",
+    )
+    (unallocated,) = run_energy(a_run(), [measured(*shares)], Policy.UNALLOCATED).notes
+    assert unallocated.endswith("all energy of cpu follows use")
+    assert run_energy(a_run(), [replace(measured(*shares), idle_millijoules=100)]).notes == ()
+    assert run_energy(a_run(), [measured(rest(1000, cpu=4.0))]).notes == ()  # nothing of it is the run's
