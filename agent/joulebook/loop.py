@@ -38,43 +38,23 @@ BURST_PER_STEP: Final = 4
 
 
 @dataclass(slots=True)
-class Timing:
-    """How well the loop kept time. late_ns: sum and largest lateness of its ticks; missed: ticks that fell out.
+class Clocks:
+    """What happened to the machine's clocks from one tick to the next; how punctual ticks are, Telemetry counts."""
 
-    clock_steps: times that UTC was set by more than STEP_NS against CLOCK_BOOTTIME; suspended_ns: time that the
-    machine slept.
-    """
-
-    ticks: int = 0
-    missed: int = 0
-    late_ns: int = 0
-    latest_ns: int = 0
-    clock_steps: int = 0
-    suspended_ns: int = 0
-    _offset_ns: int = 0
+    _offset_ns: int | None = None
     _asleep_ns: int = 0
 
-    def tick(self, planned_ns: int, now_ns: int, step_ns: int, tell: Callable[[str], None]) -> int:
-        """Take one tick in; UTC minus CLOCK_BOOTTIME now, ns.
-
-        planned_ns: when it was due, 0 for the first.  tell: takes what the reports of open runs must say.
-        """
+    def tick(self, tell: Callable[[str], None]) -> int:
+        """UTC minus CLOCK_BOOTTIME now, ns. tell: takes what the reports of open runs must say."""
         gettime = time.clock_gettime_ns
         shift = gettime(time.CLOCK_REALTIME) - gettime(time.CLOCK_BOOTTIME)
         asleep = gettime(time.CLOCK_BOOTTIME) - gettime(time.CLOCK_MONOTONIC)
-        self.ticks += 1
-        if planned_ns:
+        if self._offset_ns is not None:
             stepped, slept = shift - self._offset_ns, asleep - self._asleep_ns
             if abs(stepped) > STEP_NS:
-                self.clock_steps += 1
                 tell(f"the clock was set by {stepped / 1e9:+.1f} s")
             if slept > STEP_NS:
-                self.suspended_ns += slept
                 tell(f"the machine slept for {slept / 1e9:.1f} s")
-            late = max(0, now_ns - planned_ns)
-            self.late_ns += late
-            self.latest_ns = max(self.latest_ns, late)
-            self.missed += late // step_ns
         self._offset_ns, self._asleep_ns = shift, asleep
         return shift
 
@@ -91,7 +71,7 @@ class Loop:
     lease: Lease
     shipper: Shipper | None = None
     inotify: Inotify | None = field(init=False)
-    timing: Timing = field(default_factory=Timing)
+    clocks: Clocks = field(default_factory=Clocks)
     next_tick: int = 0
     next_quick: int = NEVER
     burst: list[int] = field(default_factory=list)
@@ -212,7 +192,7 @@ class Loop:
         """Ticks fall on whole multiples of the sampling time in UTC, so that span edges are ticks."""
         step = self.sampler.settings.sample_ns
         due, telemetry = self.next_tick, self.sampler.telemetry
-        shift = self.timing.tick(due, now, step, self.sampler.note)
+        shift = self.clocks.tick(self.sampler.note)
         if telemetry is not None:
             telemetry.ticked(due, now, shift)
         self.next_tick = ((now + shift) // step + 1) * step - shift
