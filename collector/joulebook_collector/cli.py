@@ -297,7 +297,9 @@ def factor_json(factor: Factor) -> dict[str, Any]:
         "g_per_kwh": factor.g_per_kwh,
         "u_rel": factor.u_rel,
         "annual": factor.annual,
+        "status": factor.status,
         "source": factor.source,
+        "note": factor.note,
         "known_at": iso(factor.known_at_us),
         "txn": factor.txn,
     }
@@ -317,7 +319,7 @@ def factor_line(factor: Factor) -> str:
     )
     return (
         f"{factor.series.label()}  {period}  {factor.g_per_kwh:g} g/kWh  u {factor.u_rel:.0%}  "
-        f"{factor.source}  known {iso(factor.known_at_us)}"
+        f"{factor.source}{factor.status and f' ({factor.status})'}  known {iso(factor.known_at_us)}"
     )
 
 

@@ -27,6 +27,9 @@ WORDS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The words that tell series of one zone apart, and what each may be."""
 
+STATUSES: Final = ("", "forecast", "estimated")
+"""What a value is: as said, foretold, or an estimate of whoever publishes it."""
+
 EDGE_US: Final = 5 * 60 * 1_000_000
 """Periods start and end on five-minute edges, so that pricing slots can follow them."""
 
@@ -40,6 +43,9 @@ LIKELY_KG_PER_KWH: Final = 1.5
 """Below this, a zone whose annual mean is above CLEAN_ZONE was probably given in kg per kWh."""
 
 CLEAN_ZONE: Final = 20.0
+
+MOST_TIMES_MEAN: Final = 100.0
+"""An hour's intensity is no such multiple of its zone's annual mean; 1000 times is g per MWh of a clean grid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,7 @@ class NewFactor:
     annual: bool = False
     name: str = ""
     note: str = ""
+    status: str = ""
 
 
 def year_period_us(year: int) -> tuple[int, int]:
@@ -81,7 +88,9 @@ def add_factors(ledger: Ledger, factors: Sequence[NewFactor], origin: str) -> in
     _check_periods(factors)
     with ledger.transaction("factors", detail=origin) as stamp:
         place = (stamp.txn, stamp.known_at_us)
-        ledger.append("factor", [(*place, i, *_values(factor), origin) for i, factor in enumerate(factors)])
+        ledger.append(
+            "factor", [(*place, i, *_values(factor), origin, factor.status) for i, factor in enumerate(factors)]
+        )
     return len(factors)
 
 
@@ -95,6 +104,11 @@ def check_factor(factor: NewFactor, annual_mean: float | None, where: str = "") 
         raise BadInput(
             f"{where}{g:g} g/kWh is more than any grid emits; it looks like g per MWh", "divide it by 1000 first"
         )
+    if annual_mean is not None and g > MOST_TIMES_MEAN * max(annual_mean, 1.0):
+        raise BadInput(
+            f"{where}{g:g} g/kWh for {factor.series.zone}, whose annual mean is {annual_mean:g}, looks like g per MWh",
+            "divide it by 1000 first",
+        )
     low = 0 < g < LIKELY_KG_PER_KWH and factor.series.accounting == "location"
     if low and annual_mean is not None and annual_mean > CLEAN_ZONE:
         raise BadInput(
@@ -105,6 +119,10 @@ def check_factor(factor: NewFactor, annual_mean: float | None, where: str = "") 
         raise BadInput(f"{where}the period ends at or before its start", "give an end after the start")
     if factor.started_at_us % EDGE_US or factor.ended_at_us % EDGE_US:
         raise BadInput(f"{where}the period is not on five-minute edges", "round its start and end to 5 minutes")
+    if factor.status not in STATUSES or (factor.status and factor.annual):
+        raise BadInput(
+            f"{where}a value of status {factor.status!r}", "a period's may be forecast or estimated, or none"
+        )
     if not factor.source.strip():
         raise BadInput(f"{where}a factor without a source", "say where the value comes from")
     if not (math.isfinite(factor.u_rel) and 0 <= factor.u_rel <= 2):
@@ -189,7 +207,8 @@ def read_factors(
     names = ", ".join(field.name for field in fields(SeriesKey))
     wanted = series.zone if series else zone
     rows = ledger.query(
-        f"select {names}, started_at_us, ended_at_us, g_per_kwh, source, u_rel, annual, known_at_us, txn from factor"  # noqa: S608
+        f"select {names}, started_at_us, ended_at_us, g_per_kwh, source, u_rel, annual, known_at_us, txn,"  # noqa: S608
+        " coalesce(status, ''), note from factor"
         " where known_at_us <= $as_of and ($zone is null or zone = $zone)"
         f" order by {names}, started_at_us, ended_at_us, txn, ordinal",
         {"as_of": ledger.as_of(as_of_us), "zone": wanted},

@@ -32,7 +32,8 @@ class Factor:
     """An intensity over the half-open period that it is valid for, as known since known_at_us.
 
     g_per_kwh: >= 0.  u_rel: relative standard uncertainty.  annual: an annual mean, which
-    also prices later periods until a newer value is known (labelled so).
+    also prices later periods until a newer value is known (labelled so).  status: "forecast",
+    "estimated" (by whoever publishes it), "" for a value that is said as it is.
     """
 
     series: SeriesKey
@@ -44,11 +45,16 @@ class Factor:
     annual: bool
     known_at_us: int
     txn: int
+    status: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where machines stand. pue: >= 1 or None when unknown; series None when no zone was named."""
+    """Where machines stand. pue: >= 1 or None when unknown; series None when no zone was named.
+
+    provider: whom the values of its series are fetched from, "" when nobody.
+    """
 
     site_id: str
     pue: float | None
@@ -57,6 +63,7 @@ class Site:
     series: SeriesKey | None
     known_at_us: int
     note: str = ""
+    provider: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +85,7 @@ class PricedSlot:
 
     facility_energy_joules: IT energy x PUE.  emissions_g: facility kWh x g_per_kwh.  Both None
     where the value they need is missing; missing says what and why, "" when nothing is.
-    label: how the factor was used ("annual 2024 used for 2026"), "" when valid for the slot itself.
+    label: how the factor was used ("annual 2024 used for 2026", "forecast"), "" when it is the slot's own.
     """
 
     energy: SlotEnergy

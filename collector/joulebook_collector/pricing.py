@@ -90,9 +90,12 @@ def shares_under(measurement: Measurement, policy: Policy | None) -> Sequence[Sh
 def price(ledger: Ledger, slots: Sequence[SlotEnergy], as_of_us: int | None = None) -> list[PricedSlot]:
     """Each slot with its site, PUE and factor as known at T, in the order given.
 
-    A value of the slot's own period beats an annual mean; for the same period, a value that was added
-    beats a shipped one, then what is known later beats what was known earlier; an annual mean prices
-    later years until a newer one is known.
+    A value of the slot's own period comes first: as said before estimated before forecast, then what is
+    known later. Without one, in this order and labelled: the mean of the same hour of the week in the four
+    weeks before (two of them known, u 0.2), of the month (seven days known), the annual mean of the slot's
+    year, the mean of its year's values (91 days known), the annual mean of an earlier year, and the same for the
+    country of a zone that is part of one, of the same six words but the zone. Means leave forecasts out.
+    Of annual means, one that was added beats a shipped one, then what is known later.
     What is missing is None, and says so.
     """
     return [known.slot for known in price_known(ledger, slots, ledger.as_of(as_of_us))]
@@ -140,10 +143,15 @@ def _slot_order(item: tuple[tuple[int, str, Component, str, str | None], int]) -
 
 
 def _known(slot: SlotEnergy, row: Sequence[Any]) -> KnownPrice:
-    _, site_id, pue, u_pue, facility, *series, g_per_kwh, u_rel, source, started, ended, annual, emissions = row[:-3]
+    _, site_id, pue, u_pue, facility, *series, g_per_kwh, u_rel, source, last_source, started, ended, way, zone = row[
+        :-4
+    ]
     key = None if series[0] is None else SeriesKey(*series)
-    label = _label(annual, started, ended, slot.slot_started_at_us) if g_per_kwh is not None else ""
-    carried = bool(annual) and ended is not None and slot.slot_started_at_us >= ended
+    other = key is not None and zone not in (None, key.zone)
+    carried = way == "annual" and slot.slot_started_at_us >= ended
+    label = "" if g_per_kwh is None else _label(way, started, carried, slot.slot_started_at_us)
+    if key is not None and other:
+        label = "; ".join(filter(None, (f"{zone} used for {key.zone}", label)))
     priced = PricedSlot(
         energy=slot,
         site_id=site_id,
@@ -152,9 +160,9 @@ def _known(slot: SlotEnergy, row: Sequence[Any]) -> KnownPrice:
         facility_energy_joules=facility,
         series=key,
         g_per_kwh=g_per_kwh,
-        u_g_per_kwh=max(u_rel or 0.0, ANNUAL_U_REL if carried else 0.0),
-        factor_source=source or "",
-        emissions_g=emissions,
+        u_g_per_kwh=max(u_rel or 0.0, ANNUAL_U_REL if carried or other else 0.0),
+        factor_source="" if source is None else source if source == last_source else f"{source}; {last_source}",
+        emissions_g=row[-4],
         label=label,
         missing=_missing(site_id, pue, key, g_per_kwh, slot.slot_started_at_us),
     )
@@ -162,11 +170,19 @@ def _known(slot: SlotEnergy, row: Sequence[Any]) -> KnownPrice:
     return KnownPrice(priced, factor_us, site_us, assigned_us)
 
 
-def _label(annual: bool, started_at_us: int, ended_at_us: int, slot_us: int) -> str:
-    if not annual:
-        return ""
-    year = _year(started_at_us)
-    return f"annual {year} used for {_year(slot_us)}" if slot_us >= ended_at_us else f"annual {year} mean"
+def _label(way: str, started_at_us: int, carried: bool, slot_us: int) -> str:
+    """How a factor was used, "" when it is said of the slot itself (METHODS 3, the ladder of missing intensities)."""
+    if way == "annual":
+        return f"annual {_year(started_at_us)} {f'used for {_year(slot_us)}' if carried else 'mean'}"
+    at = datetime.fromtimestamp(slot_us // 1_000_000, tz=UTC)
+    return {
+        "": "",
+        "forecast": "forecast",
+        "estimated": "estimated by its source",
+        "same hour": "no value: mean of this hour of the week, 4 weeks before",
+        "month": f"no value: mean of {at:%Y-%m}",
+        "year": f"no value: mean of {at:%Y}",
+    }[way]
 
 
 def _missing(site_id: str, pue: float | None, series: SeriesKey | None, g_per_kwh: float | None, slot_us: int) -> str:
@@ -217,32 +233,121 @@ with place as (
 ), wanted as (
     select distinct zone, kind, basis, flow, accounting, gases, slot_started_at_us
     from located where zone is not null
-), chosen as (
+), looked_at as (
+    select zone as of_zone, 0 as step_back, w.* from wanted as w
+    union all
+    select zone as of_zone, 1 as step_back, split_part(zone, '-', 1), kind, basis, flow, accounting, gases,
+        slot_started_at_us
+    from wanted where zone like '%-%'
+), said as (
     select * from (
-        select w.zone, w.kind, w.basis, w.flow, w.accounting, w.gases, w.slot_started_at_us,
-            f.g_per_kwh, f.u_rel, f.source, f.started_at_us, f.ended_at_us, f.annual,
+        select w.of_zone, w.step_back, w.zone, w.kind, w.basis, w.flow, w.accounting, w.gases, w.slot_started_at_us,
+            f.g_per_kwh, f.u_rel, f.source, f.source as last_source, f.started_at_us, f.ended_at_us,
+            case when f.annual then 'annual' else coalesce(f.status, '') end as way,
+            case when not f.annual then 0 when w.slot_started_at_us < f.ended_at_us then 3 else 5 end
+                + 10 * w.step_back as rung,
             f.known_at_us as factor_known_at_us, row_number() over (
-                partition by w.zone, w.kind, w.basis, w.flow, w.accounting, w.gases, w.slot_started_at_us
+                partition by w.of_zone, w.zone, w.kind, w.basis, w.flow, w.accounting, w.gases, w.slot_started_at_us
                 order by case when f.annual then 1 else 0 end,
                     case when f.annual then f.started_at_us else 0 end desc,
+                    case coalesce(f.status, '') when 'forecast' then 2 when 'estimated' then 1 else 0 end,
                     case when f.origin like 'shipped:%' then 1 else 0 end, f.txn desc, f.ordinal desc) as choice
-        from wanted as w
+        from looked_at as w
         join factor as f on f.zone = w.zone and f.kind = w.kind and f.basis = w.basis and f.flow = w.flow
             and f.accounting = w.accounting and f.gases = w.gases
             and f.started_at_us <= w.slot_started_at_us
             and (f.annual or w.slot_started_at_us < f.ended_at_us)
             and f.known_at_us <= $as_of
     ) as ranked where choice = 1
+), lacking as (
+    select w.*, cast(floor(w.slot_started_at_us / 3.6e9) as bigint) as hour,
+        date '1970-01-01' + cast(floor(w.slot_started_at_us / 8.64e10) as integer) as day
+    from wanted as w
+    left join said as s on s.rung = 0 and s.zone = w.zone and s.kind = w.kind and s.basis = w.basis
+        and s.flow = w.flow and s.accounting = w.accounting and s.gases = w.gases
+        and s.slot_started_at_us = w.slot_started_at_us
+    where s.zone is null
+), period as (
+    select *, ended_at_us - started_at_us as long_us, cast(floor(started_at_us / 3.6e9) as bigint) as hour from (
+        select f.zone, f.kind, f.basis, f.flow, f.accounting, f.gases, f.started_at_us, f.ended_at_us, f.g_per_kwh,
+            f.source, f.known_at_us, f.txn, row_number() over (
+                partition by f.zone, f.kind, f.basis, f.flow, f.accounting, f.gases, f.started_at_us, f.ended_at_us
+                order by case coalesce(f.status, '') when 'estimated' then 1 else 0 end, f.txn desc, f.ordinal desc
+            ) as choice
+        from factor as f
+        join (select distinct zone, kind, basis, flow, accounting, gases from lacking) as w
+            on f.zone = w.zone and f.kind = w.kind and f.basis = w.basis and f.flow = w.flow
+            and f.accounting = w.accounting and f.gases = w.gases
+        where not f.annual and coalesce(f.status, '') <> 'forecast' and f.known_at_us <= $as_of
+    ) as ranked where choice = 1
+), hourly as (
+    select zone, kind, basis, flow, accounting, gases, hour, sum(g_per_kwh * long_us) / sum(long_us) as g_per_kwh,
+        sum(long_us) as long_us, min(source) as source, max(source) as last_source, max(known_at_us) as known_at_us,
+        date '1970-01-01' + cast(floor(hour / 24.0e0) as integer) as day
+    from (
+        select *, first_value(long_us) over (
+            partition by zone, kind, basis, flow, accounting, gases, hour order by txn desc, long_us) as newest_us
+        from period
+    ) as p where long_us = newest_us
+    group by zone, kind, basis, flow, accounting, gases, hour
+), same_hour as (
+    select l.zone, l.kind, l.basis, l.flow, l.accounting, l.gases, l.slot_started_at_us, avg(h.g_per_kwh) as g_per_kwh,
+        min(h.source) as source, max(h.last_source) as last_source, max(h.known_at_us) as known_at_us
+    from lacking as l
+    join hourly as h on h.zone = l.zone and h.kind = l.kind and h.basis = l.basis and h.flow = l.flow
+        and h.accounting = l.accounting and h.gases = l.gases
+        and h.hour in (l.hour - 168, l.hour - 336, l.hour - 504, l.hour - 672) and h.long_us <= 3600000000
+    group by l.zone, l.kind, l.basis, l.flow, l.accounting, l.gases, l.slot_started_at_us
+    having count(*) >= 2
+), monthly as (
+    select zone, kind, basis, flow, accounting, gases, year(day) as in_year, month(day) as in_month,
+        sum(g_per_kwh * long_us) / sum(long_us) as g_per_kwh, min(source) as source, max(last_source) as last_source,
+        max(known_at_us) as known_at_us
+    from hourly group by zone, kind, basis, flow, accounting, gases, year(day), month(day)
+    having sum(long_us) >= 7 * 8.64e10
+), yearly as (
+    select zone, kind, basis, flow, accounting, gases, year(day) as in_year,
+        sum(g_per_kwh * long_us) / sum(long_us) as g_per_kwh, min(source) as source, max(last_source) as last_source,
+        max(known_at_us) as known_at_us
+    from hourly group by zone, kind, basis, flow, accounting, gases, year(day)
+    having sum(long_us) >= 91 * 8.64e10
+), ladder as (
+    select of_zone, step_back, zone, kind, basis, flow, accounting, gases, slot_started_at_us, g_per_kwh, u_rel,
+        source, last_source, started_at_us, ended_at_us, way, rung, factor_known_at_us
+    from said
+    union all
+    select zone, 0, zone, kind, basis, flow, accounting, gases, slot_started_at_us, g_per_kwh, 0.2e0,
+        source, last_source, slot_started_at_us, slot_started_at_us, 'same hour', 1, known_at_us
+    from same_hour
+    union all
+    select l.zone, 0, l.zone, l.kind, l.basis, l.flow, l.accounting, l.gases, l.slot_started_at_us, m.g_per_kwh, 0.3e0,
+        m.source, m.last_source, l.slot_started_at_us, l.slot_started_at_us, 'month', 2, m.known_at_us
+    from lacking as l
+    join monthly as m on m.zone = l.zone and m.kind = l.kind and m.basis = l.basis and m.flow = l.flow
+        and m.accounting = l.accounting and m.gases = l.gases
+        and m.in_year = year(l.day) and m.in_month = month(l.day)
+    union all
+    select l.zone, 0, l.zone, l.kind, l.basis, l.flow, l.accounting, l.gases, l.slot_started_at_us, y.g_per_kwh, 0.3e0,
+        y.source, y.last_source, l.slot_started_at_us, l.slot_started_at_us, 'year', 4, y.known_at_us
+    from lacking as l
+    join yearly as y on y.zone = l.zone and y.kind = l.kind and y.basis = l.basis and y.flow = l.flow
+        and y.accounting = l.accounting and y.gases = l.gases and y.in_year = year(l.day)
+), chosen as (
+    select * from (
+        select *, row_number() over (
+            partition by of_zone, kind, basis, flow, accounting, gases, slot_started_at_us order by rung) as step
+        from ladder
+    ) as ranked where step = 1
 )
 select e.ordinal, l.site_id, l.pue, l.u_pue,
     e.energy_millijoules / 1000.0e0 * l.pue as facility_energy_joules,
     l.zone, l.kind, l.basis, l.flow, l.accounting, l.gases,
-    c.g_per_kwh, c.u_rel, c.source, c.started_at_us, c.ended_at_us, c.annual,
+    c.g_per_kwh, c.u_rel, c.source, c.last_source, c.started_at_us, c.ended_at_us, c.way, c.zone as factor_zone,
     e.energy_millijoules / 1000.0e0 * l.pue / 3.6e6 * c.g_per_kwh as emissions_g,
     c.factor_known_at_us, l.site_known_at_us, l.assigned_known_at_us
 from slot_energy as e
 join located as l on l.machine_id = e.machine_id and l.slot_started_at_us = e.slot_started_at_us
-left join chosen as c on c.zone = l.zone and c.kind = l.kind and c.basis = l.basis and c.flow = l.flow
+left join chosen as c on c.of_zone = l.zone and c.kind = l.kind and c.basis = l.basis and c.flow = l.flow
     and c.accounting = l.accounting and c.gases = l.gases and c.slot_started_at_us = l.slot_started_at_us
 order by e.ordinal
 """

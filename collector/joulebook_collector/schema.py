@@ -139,6 +139,7 @@ FACTOR: Final = (
     ("name", "varchar"),
     ("note", "varchar"),
     ("origin", "varchar"),
+    ("status", "varchar null"),
 )
 
 SITE: Final = (
@@ -150,6 +151,7 @@ SITE: Final = (
     ("u_pue", "double"),
     *((name, "varchar null") for name, _ in _SERIES),
     ("note", "varchar"),
+    ("provider", "varchar null"),
 )
 
 SITE_ASSIGNMENT: Final = (
@@ -188,19 +190,23 @@ def _create(name: str, columns: tuple[tuple[str, str], ...]) -> str:
 ADDED: Final = ("start_slack_millijoules", "end_slack_millijoules")
 """Columns of measurement that version 2 added, its last ones."""
 
+_LATER: Final[dict[str, tuple[str, ...]]] = {"measurement": ADDED, "factor": ("status",), "site": ("provider",)}
+"""Columns that version 1 did not have, the last ones of their tables."""
 
-def _first(columns: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    return tuple(column for column in columns if column[0] not in ADDED)
+
+def _first(name: str, columns: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    return tuple(column for column in columns if column[0] not in _LATER.get(name, ()))
 
 
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
-    tuple(_create(name, _first(columns)) for name, columns in TABLES.items()),
+    tuple(_create(name, _first(name, columns)) for name, columns in TABLES.items()),
     tuple(f"alter table measurement add column {name} bigint" for name in ADDED),
     tuple(
         statement
         for name, hot in HOT.items()
         for statement in (f"alter table {name} rename to {hot}", f"create view {name} as from {hot}")
     ),
+    ("alter table factor add column status varchar", "alter table site add column provider varchar"),
 )
 """Statements that lead from schema version i to i + 1. A released entry never changes; a new one is added."""
 

@@ -102,9 +102,9 @@ def bring_shipped(ledger: Ledger) -> None:
     first = not held
     with ledger.transaction("shipped", detail=origin) as stamp:
         place = (stamp.txn, stamp.known_at_us)
-        ledger.append("factor", [(*place, i, *_annual_values(row), origin) for i, row in enumerate(rows)])
+        ledger.append("factor", [(*place, i, *_annual_values(row), origin, "") for i, row in enumerate(rows)])
         if first:
-            ledger.append("site", [(*place, LOCAL_SITE, None, "", 0.0, *[None] * 6, "")])
+            ledger.append("site", [(*place, LOCAL_SITE, None, "", 0.0, *[None] * 6, "", None)])
 
 
 _LAST_SHIPPED: Final = """

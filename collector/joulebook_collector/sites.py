@@ -22,7 +22,9 @@ U_PUE: Final = 0.05
 MOST_PUE: Final = 10.0
 """No facility is near this; 15 is a slip for 1.5."""
 
-_COLUMNS: Final = "site_id, pue, pue_source, u_pue, zone, kind, basis, flow, accounting, gases, known_at_us, note"
+_COLUMNS: Final = (
+    "site_id, pue, pue_source, u_pue, zone, kind, basis, flow, accounting, gases, known_at_us, note, provider"
+)
 
 
 def add_site(
@@ -35,6 +37,7 @@ def add_site(
     zone: str | None = None,
     words: Mapping[str, str | None] | None = None,
     cloud: str | None = None,
+    provider: str | None = None,
     note: str = "",
 ) -> Site:
     """A site, or a newer version of one: what is not given stays as it was known.
@@ -42,6 +45,7 @@ def add_site(
     pue: >= 1, with its source; pue_source and u_pue without it are those of the PUE that is known.
     zone: a grid zone, else the known one; words choose among its series (factors.WORDS).
     cloud: "provider:region" fills zone and PUE from what is published, and says so in the note.
+    provider: whom values of the series are fetched from; "" is nobody.
     Raises BadInput on a PUE below 1 or without a source, an unknown zone or region, and on what
     would have no effect: words without a zone, a source or an uncertainty without a PUE.
     """
@@ -66,11 +70,12 @@ def add_site(
         raise BadInput(f"site {site_id} has no PUE that --pue-source or --pue-u could be of", "give --pue as well")
     if old is not None and zone is None:
         note = note or old.note
+        provider = old.provider if provider is None else provider
     key = (None,) * 6 if series is None else _key(series)
     with ledger.transaction("site", detail=site_id) as stamp:
-        row = (stamp.txn, stamp.known_at_us, site_id, pue, pue_source, u_pue or 0.0, *key, note)
+        row = (stamp.txn, stamp.known_at_us, site_id, pue, pue_source, u_pue or 0.0, *key, note, provider)
         ledger.append("site", [row])
-    return Site(site_id, pue, pue_source, u_pue or 0.0, series, stamp.known_at_us, note)
+    return Site(site_id, pue, pue_source, u_pue or 0.0, series, stamp.known_at_us, note, provider or "")
 
 
 def _series(
@@ -178,8 +183,9 @@ def _region_note(region: CloudRegion) -> str:
 
 
 def _site(row: Sequence[Any]) -> Site:
-    site_id, pue, pue_source, u_pue, *key, known_at_us, note = row
-    return Site(site_id, pue, pue_source, u_pue, None if key[0] is None else SeriesKey(*key), known_at_us, note)
+    site_id, pue, pue_source, u_pue, *key, known_at_us, note, provider = row
+    series = None if key[0] is None else SeriesKey(*key)
+    return Site(site_id, pue, pue_source, u_pue, series, known_at_us, note, provider or "")
 
 
 def _key(series: SeriesKey) -> tuple[str, ...]:
