@@ -17,7 +17,7 @@ from joulebook.clock import Offset
 from joulebook.history import DeviceHistory, History
 from joulebook.meters import Device
 from joulebook.reservations import reservations
-from joulebook.rows import Component, Measurement, Method, Policy, Share, ShareKind, Weights
+from joulebook.rows import DIVIDED, Component, Measurement, Method, Policy, Share, ShareKind, Weights
 from joulebook.split import split
 from joulebook.timeline import State, Stretch, Timeline, edges
 from joulebook.units import MICROJOULES_PER_MILLIJOULE, NS_PER_SECOND
@@ -174,6 +174,11 @@ def _row(scene: Scene, history: DeviceHistory, start: int, end: int, energy: int
         notes.append(f"aliasing-suspect: {suspicion}")
         u_indep = max(u_indep, U_ALIASED)
     idle = history.idle_millijoules(start, end)
+    claimed = claims(scene, history, start, end)
+    u_common, u_common_key = device.u_common * scale, device.u_common_key
+    if (u_split := history.split_u(start, end)) and _is_divided(claimed):
+        # It does not even out over spans, and no other device has it.
+        u_common, u_common_key = math.hypot(u_common, u_split), f"{DIVIDED}{device.device_id}"
     return Measurement(
         machine_id=machine.machine_id,
         boot_id=machine.boot_id,
@@ -186,12 +191,12 @@ def _row(scene: Scene, history: DeviceHistory, start: int, end: int, energy: int
         energy_millijoules=energy,
         meter=history.meter,
         method=device.method,
-        u_common=device.u_common * scale,
-        u_common_key=device.u_common_key,
+        u_common=u_common,
+        u_common_key=u_common_key,
         u_indep=u_indep * scale,
         coverage=1.0 - sum(b - a for a, b, _ in unread) / (end - start),
         source="agent",
-        shares=split(energy, claims(scene, history, start, end), machine.policy, device.component, idle),
+        shares=split(energy, claimed, machine.policy, device.component, idle),
         idle_millijoules=None if idle is None else min(idle, energy),
         note="; ".join(dict.fromkeys(note for note in notes if note)),
         start_slack_millijoules=history.slack_millijoules(start) if start in scene.changes else None,
@@ -222,6 +227,11 @@ def _alike(scene: Scene, history: DeviceHistory, start: int, end: int) -> tuple[
             return None
         seen_by = tuple(stay.party.key for stay in scene.stays(start, end) if _may_use(stay.party, device))
     return (device.component, device.method, history.capacity, start, end, seen_by)
+
+
+def _is_divided(claimed: Sequence[Share]) -> bool:
+    """Whether more than one run, or a run and others, used a GPU."""
+    return len({share.run_id for share in claimed if share.weights.sm_seconds > 0}) > 1
 
 
 def _claims(scene: Scene, history: DeviceHistory, start: int, end: int) -> list[Share]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from joulebook.counters import Step, difference
-from joulebook.meters import Device, Reading
+from joulebook.meters import Busy, Device, Reading
 from joulebook.rows import Method
 from joulebook.units import MICROJOULES_PER_MILLIJOULE, NS_PER_SECOND
 
@@ -117,7 +117,8 @@ class DeviceHistory:
     device serves, for reservations; None when not known.  idle_watts: as calibrated, None before.
     edge: CLOCK_BOOTTIME ns up to which its measurements are made.  whole: of a remainder, the node's history: its
     uncertainty, its gaps and what nobody read of it are the whole's, however little of it is left.
-    unread: stretches of a counter that nobody read for long, with what a report must say of them.  breaks: how often
+    unread: stretches of a counter that nobody read for long, with what a report must say of them.  looks: stretches in
+    which who used it was told with a note or uncertainty, and these.  breaks: how often
     its energy was lost track of.  first_ns: when it is known from, None before the first reading.
     left_ns: up to when an earlier agent of this boot measured it, 0 where none did.
     """
@@ -135,6 +136,7 @@ class DeviceHistory:
     jumps: list[tuple[int, float]] = field(default_factory=list)
     notes: list[tuple[int, str]] = field(default_factory=list)
     unread: list[tuple[int, int, str]] = field(default_factory=list)
+    looks: list[tuple[int, int, str, float]] = field(default_factory=list)
     breaks: int = 0
     first_ns: int | None = None
     left_ns: int = 0
@@ -303,9 +305,22 @@ class DeviceHistory:
         """Microjoules that the jumps of power from reading to reading over (start, end] stand for, all of one sign."""
         return sum(jump for t, jump in self.jumps if start < t <= end)
 
+    def look(self, start: int, end: int, busy: Busy) -> None:
+        """Who used it over [start, end) was told so."""
+        if not busy.note and not busy.u_split:
+            return
+        if self.looks and self.looks[-1][1:] == (start, busy.note, busy.u_split):
+            start = self.looks.pop()[0]
+        self.looks.append((start, end, busy.note, busy.u_split))
+
+    def split_u(self, start: int, end: int) -> float:
+        """Relative standard uncertainty of what each of several users had of it over [start, end)."""
+        return max((u for a, b, _, u in self.looks if a < end and b > start), default=0.0)
+
     def notes_in(self, start: int, end: int) -> list[str]:
         """What happened to the device's meter within [start, end], both ends: a gap's note stands where it ends."""
         own = [note for t, note in self.notes if start <= t <= end]
+        own += [note for a, b, note, _ in self.looks if note and a < end and b > start]
         return own if self.whole is None else [*own, *self.whole.notes_in(start, end)]
 
     def slack_millijoules(self, t: int) -> int | None:
@@ -354,6 +369,8 @@ class DeviceHistory:
         self.history.forget(before)
         self.jumps = _since(self.jumps, before)
         self.notes = _since(self.notes, before)
+        if self.looks and self.looks[0][1] <= before:
+            self.looks = [look for look in self.looks if look[1] > before]
         if self.unread and self.unread[0][1] <= before:
             self.unread = [part for part in self.unread if part[1] > before]
 

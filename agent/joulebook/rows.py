@@ -71,6 +71,8 @@ PHASES: Final = ("setup", "search", "train", "finetune", "eval", "inference")
 """The phases that reports know by name; users may add their own."""
 
 NO_PHASE: Final = ""
+DIVIDED: Final = "divided: "
+"""Begins the u_common_key of a device whose users could not be told apart: that error cancels between no two runs."""
 """The phase of joules that fall outside every phase of a run."""
 
 

@@ -302,8 +302,8 @@ class Sampler:
                 continue
             for device_id, busy in told.items():
                 self.gpu_use.add(device_id, busy, before, now)
-                if busy.note and device_id in self.devices:
-                    self.devices[device_id].notes.append((now, busy.note))
+                if device_id in self.devices:
+                    self.devices[device_id].look(before, now, busy)
 
     def read_marks(self, names: Collection[str] | None = None) -> bool:
         """Follow new marks. True when some changed a state, so that meters are read at once.

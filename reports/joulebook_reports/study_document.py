@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from joulebook.errors import BadInput
-from joulebook.rows import Component, Measurement, Method, Policy
+from joulebook.rows import DIVIDED, Component, Measurement, Method, Policy
 from joulebook.summary import conservation_under, iso_utc
 from joulebook_collector.conservation import BookCheck
 
@@ -364,7 +364,7 @@ def _gain_statement(baseline: Arm, arm: Arm) -> str:
             "both arms are modelled on the same machine: the model's gain is shared, its shape (power against load)"
             " is not, and no interval holds that error"
         )
-    if Method.MODELLED in methods:
+    if Method.MODELLED in methods or any(m.u_common_key.startswith(DIVIDED) for m in left):
         return NOT_KNOWN_TO_CANCEL
     return "both arms share one meter and device model per component: its gain error cancels in that component's ratio"
 

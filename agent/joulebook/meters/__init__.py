@@ -106,12 +106,14 @@ class Device:
 class Busy:
     """Who uses a device. pids: pid -> fraction of the whole device that it kept busy over the last sampling
     period (0 to 1), None where the device does not say.  note: what a report must say of it.  sampled: it tells of
-    all that used it since it was last asked, else only of those that do now.
+    all that used it since it was last asked, else only of those that do now.  u_split: relative standard uncertainty
+    of what each of several has, 0 where they can be told apart.
     """
 
     pids: Mapping[int, float | None]
     note: str = ""
     sampled: bool = False
+    u_split: float = 0.0
 
 
 class Reading(NamedTuple):

@@ -24,6 +24,8 @@ LAG_US: Final = US_PER_SECOND
 SEVENTHS: Final = 7
 """Slices of every MIG board but A30, taken where the board does not tell its own."""
 
+U_MPS: Final = 0.3
+"""Of a client's part, relative: kernels of several clients run at once (METHODS 2)."""
 MPS_NOTE: Final = "MPS: clients not separable, u_r 0.3"
 MPS_EQUAL_NOTE: Final = "MPS: clients not separable, thread percentages not readable, split equally, u_r 0.3"
 NO_ACTIVITY_NOTE: Final = "MPS: activity of the board not told, taken as 1"
@@ -145,7 +147,8 @@ class Users:
             shares, note = self._side_by_side(pids)
             notes.append(note)
             whole = 1.0 if activity is None else activity
-            return Busy({pid: whole * share for pid, share in shares.items()}, _joined(notes))
+            parts = {pid: whole * share for pid, share in shares.items()}
+            return Busy(parts, _joined(notes), u_split=U_MPS if note else 0.0)
         if used is None:
             return Busy(dict.fromkeys(pids), _joined(notes))
         return Busy({pid: used.get(pid, 0.0) for pid in pids | used.keys()}, _joined(notes), sampled=True)
@@ -153,6 +156,7 @@ class Users:
     def sliced(self, slices: Sequence[Slice]) -> Busy:
         """The processes of a board divided by MIG: each slice's fraction, shared by those that run in it."""
         busy: dict[int, float] = {}
+        u_split = 0.0
         notes = [MIG_NOTE] if self.slice_count is not None else [MIG_NOTE, SEVENTHS_NOTE]
         for part in slices:
             try:
@@ -163,9 +167,10 @@ class Users:
             if is_mps:
                 shares, note = self._side_by_side(pids)
                 notes.append(note)
+                u_split = U_MPS if note else u_split
             for pid, share in shares.items():
                 busy[pid] = busy.get(pid, 0.0) + part.fraction * share
-        return Busy(busy, _joined(notes))
+        return Busy(busy, _joined(notes), u_split=u_split)
 
     def slices(self, handle: c_void_p) -> list[Slice] | None:
         """The MIG slices of a board now, None where MIG is off. Compute instances are slices of their own."""

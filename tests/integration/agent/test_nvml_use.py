@@ -175,7 +175,7 @@ def test_mps_clients_share_by_the_threads_that_they_may_use(bench: Bench) -> Non
     meter.close()
     # The server's samples are the board's: 0.8 of it, a quarter and three quarters; the server computes for others.
     assert told.pids == {small: pytest.approx(0.2), large: pytest.approx(0.6)}
-    assert told.note == MPS_NOTE
+    assert (told.note, told.u_split) == (MPS_NOTE, 0.3)
 
 
 def test_a_client_without_the_variable_may_use_all_threads(bench: Bench) -> None:

@@ -1,13 +1,15 @@
 """Binding marks to joules: cuts at changes of state, reservations, CPU seconds, GPUs by who uses them."""
 
+import math
+
 import pytest
 from builders import claimed, counter_history, cpu_history, device, line, measured
 from joulebook.binding import Machine, Party, reassign
 from joulebook.cgroup import Limit
 from joulebook.clock import Offset
 from joulebook.history import DeviceHistory
-from joulebook.meters import Reading
-from joulebook.rows import Component, Method, Policy, Share, ShareKind
+from joulebook.meters import Busy, Reading
+from joulebook.rows import DIVIDED, Component, Method, Policy, Share, ShareKind
 from joulebook.timeline import Timeline
 
 S = 1_000_000_000
@@ -119,6 +121,24 @@ def test_a_gpu_is_shared_by_who_keeps_it_busy():
     (row,) = measured(used, [history], runs, S, 9 * S, OFFSET)
     parts = {s.run_id: s.millijoules / row.energy_millijoules for s in row.shares}
     assert parts == pytest.approx({"a": 0.6, "b": 0.2, "": 0.2}, abs=1e-5)
+
+
+def test_users_that_cannot_be_told_apart_widen_what_each_of_them_had_and_no_one_users():
+    runs = [party(key, line("join", 1, 0, run=key)) for key in ("a", "b")]
+    history = constant(200, component=Component.GPU, device_id="GPU-0")
+    alone, both = {"GPU-0": used_by(a=0.6)}, {"GPU-0": used_by(a=0.6, b=0.2)}
+    history.look(4 * S, 5 * S, Busy({1: 0.6, 2: 0.2}, "MPS", u_split=0.3))
+    history.look(5 * S, 6 * S, Busy({1: 0.6, 2: 0.2}, "MPS", u_split=0.3))
+    gain = history.device.u_common
+    for used, start, end, u in (
+        (both, 1, 4, gain), (both, 1, 5, math.hypot(gain, 0.3)), (both, 6, 9, gain), (alone, 4, 6, gain),
+    ):  # fmt: skip
+        (row,) = measured(machine(gpu_use=used), [history], runs, start * S, end * S, OFFSET)
+        assert row.u_common == u
+        assert row.u_common_key.startswith(DIVIDED) == (u != gain)
+        assert (row.note == "MPS") == (end > 4 and start < 6)
+    history.forget(6 * S)
+    assert history.looks == []
 
 
 def test_a_run_that_may_not_see_a_gpu_reserves_none_of_it():
