@@ -17,7 +17,7 @@ from joulebook.clock import Offset
 from joulebook.history import DeviceHistory, History
 from joulebook.meters import Device
 from joulebook.reservations import reservations
-from joulebook.rows import DIVIDED, Component, Measurement, Method, Policy, Share, ShareKind, Weights
+from joulebook.rows import BY_AGENT, DIVIDED, Component, Measurement, Method, Policy, Share, ShareKind, Weights
 from joulebook.split import split
 from joulebook.timeline import State, Stretch, Timeline, edges
 from joulebook.units import MICROJOULES_PER_MILLIJOULE, NS_PER_SECOND
@@ -195,7 +195,7 @@ def _row(scene: Scene, history: DeviceHistory, start: int, end: int, energy: int
         u_common_key=u_common_key,
         u_indep=u_indep * scale,
         coverage=1.0 - sum(b - a for a, b, _ in unread) / (end - start),
-        source="agent",
+        source=BY_AGENT,
         shares=split(energy, claimed, machine.policy, device.component, idle),
         idle_millijoules=None if idle is None else min(idle, energy),
         note="; ".join(dict.fromkeys(note for note in notes if note)),

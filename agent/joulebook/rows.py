@@ -70,6 +70,9 @@ class Status(StrEnum):
 PHASES: Final = ("setup", "search", "train", "finetune", "eval", "inference")
 """The phases that reports know by name; users may add their own."""
 
+BY_AGENT: Final = "agent"
+"""The source of rows that an agent wrote; those of a file name the file."""
+
 NO_PHASE: Final = ""
 DIVIDED: Final = "divided: "
 """Begins the u_common_key of a device whose users could not be told apart: that error cancels between no two runs."""
@@ -244,7 +247,7 @@ class Run:
     record: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
     notes: tuple[str, ...] = ()
-    source: str = "agent"
+    source: str = BY_AGENT
 
     def __post_init__(self) -> None:
         _text("run_id", self.run_id)

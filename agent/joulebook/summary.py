@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from joulebook.errors import JoulebookError, LedgerError
 from joulebook.phase_bounds import Bounds, phase_bounds
-from joulebook.rows import NO_PHASE, Body, Component, Measurement, Method, Policy, Run, Share, ShareKind
+from joulebook.rows import BY_AGENT, NO_PHASE, Body, Component, Measurement, Method, Policy, Run, Share, ShareKind
 from joulebook.spans import overlap
 from joulebook.split import resplit
 from joulebook.units import NS_PER_SECOND, NS_PER_US, joules
@@ -192,7 +192,8 @@ def run_energy(
 
 def _idle_not_separated(own: Owned, policy: Policy) -> tuple[str, ...]:
     """What every report says of a run's energy that no calibration has divided into idle and dynamic (METHODS 2)."""
-    whole = sorted({str(m.component) for m, share in own if m.idle_millijoules is None and share.millijoules})
+    ours = [(m, share) for m, share in own if m.source == BY_AGENT]  # what a file says of a run, nobody divided here
+    whole = sorted({str(m.component) for m, share in ours if m.idle_millijoules is None and share.millijoules})
     if not whole:
         return ()
     follows = "use" if policy is Policy.UNALLOCATED else f"the policy, {policy}"

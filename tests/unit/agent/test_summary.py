@@ -349,3 +349,6 @@ def test_before_calibration_a_run_says_in_words_that_idle_is_not_separated() -> 
     assert unallocated.endswith("all energy of cpu follows use")
     assert run_energy(a_run(), [replace(measured(*shares), idle_millijoules=100)]).notes == ()
     assert run_energy(a_run(), [measured(rest(1000, cpu=4.0))]).notes == ()  # nothing of it is the run's
+    imported = replace(measured(run_share(1000), device="gpu-0", component=Component.GPU), source="sha256:1f")
+    assert run_energy(a_run(), [imported]).notes == ()  # a file's shares are as the file says
+    assert run_energy(a_run(), [measured(*shares), imported]).notes == before.notes
