@@ -13,114 +13,14 @@ from typing import Final
 from joulebook.home import Home
 from joulebook.locks import is_locked
 from joulebook.marks import SUFFIX, Line, MarksReader
+from joulebook.marks_file import MarksFile
 from joulebook.namespaces import numbers_are_ours, pid_here, users_of
 from joulebook.processes import read_stat
-from joulebook.timeline import Timeline
 
 UNSEEN: Final = "a process of it runs where its agent cannot see it: its CPU time is not known"
 
 LAST: Final = 2**63
 """After every instant: files that say nothing but damage come when their runs are known."""
-
-
-@dataclass(slots=True)
-class MarksFile:
-    """One process's marks. key: the file's name.  pid: its number here, 0 when it is not to be seen from here.
-
-    pidfd: readable once the process is gone, -1 when not held.  seen_alive: this agent saw the process live, so
-    that it knows when it went.  refused: it could not be read, which was said.
-    """
-
-    key: str
-    reader: MarksReader
-    timeline: Timeline = field(default_factory=Timeline)
-    run_id: str = ""
-    pid: int = 0
-    pid_namespace: int | None = None
-    rank: int | None = None
-    role: str = ""
-    joined: bool = False
-    machine_id: str = ""
-    boot_id: str = ""
-    pidfd: int = -1
-    started_ticks: int | None = None
-    gone: bool = False
-    seen_alive: bool = False
-    last_ns: int = 0
-    last_us: int = 0
-    last_n: int = 0
-    refused: bool = False
-
-    @property
-    def launcher(self) -> bool:
-        """True for ``joulebook run``, which waits for the job and is not it."""
-        return self.role == "launcher"
-
-    @property
-    def leaves(self) -> bool:
-        """True for a process that says when it leaves; one that only marks phases just ends."""
-        return self.role in ("launcher", "track")
-
-    def read(self) -> list[Line]:
-        """What is new, the timeline brought up to it. Raises OSError on what never was a marks file."""
-        lines = []
-        cut = self._is_cut()
-        if cut:  # what it held is known already, and what comes next lies before where we were
-            self.reader.corrupt.append(self.reader.line_number)
-            self.reader.offset = 0
-        try:
-            fresh = list(self.reader.read(final=self.gone))
-        except OSError as error:
-            self._refuse(error)
-            return []
-        for line in fresh:
-            if cut and line.n <= self.last_n:
-                continue
-            if line.kind == "join":
-                if line.values.get("again") and self.joined:
-                    continue  # said twice, and understood the first time
-                self._introduce(line)
-            lines.append(line)
-        for line in lines:
-            self.timeline.take(line)
-            self.last_ns, self.last_us = max(self.last_ns, line.at_ns), max(self.last_us, line.at_us)
-            self.last_n = max(self.last_n, line.n)
-        return lines
-
-    def _refuse(self, error: OSError) -> None:
-        """The disk may let it be read again; what it still refuses when the process is gone is missing."""
-        if not self.run_id:
-            raise error
-        if not self.refused:
-            print(f"joulebook agent: marks file {self.key} cannot be read: {error}", file=sys.stderr)
-        self.refused = True
-        if self.gone and self.reader.line_number + 1 not in self.reader.corrupt:
-            self.reader.corrupt.append(self.reader.line_number + 1)
-
-    def _is_cut(self) -> bool:
-        """Whether the file is shorter than what was read of it, or was taken away."""
-        try:
-            return self.reader.path.stat().st_size < self.reader.offset
-        except FileNotFoundError:
-            return self.reader.offset > 0
-        except OSError:
-            return False
-
-    def _introduce(self, line: Line) -> None:
-        """The first join says who the process is; a later track of the same run, that it will say when it leaves."""
-        values = line.values
-        if self.joined:
-            if values.get("run") == self.run_id and values.get("role"):
-                self.role = str(values["role"])
-            return
-        self.joined = True
-        self.run_id = str(values.get("run", ""))
-        self.pid = _whole(values.get("pid")) or 0
-        self.pid_namespace = _whole(values.get("pid_ns"))
-        self.started_ticks = _whole(values.get("started_ticks"))
-        self.rank = _whole(values.get("rank"))
-        self.role = str(values.get("role", ""))
-        self.machine_id, self.boot_id = str(values.get("machine", "")), str(values.get("boot", ""))
 
 
 @dataclass(slots=True)
@@ -276,10 +176,6 @@ class MarksFolder:
             os.rename(self.home.marks / key, key, dst_dir_fd=fd)
         finally:
             os.close(fd)
-
-
-def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _unseen(line: Line) -> Line:

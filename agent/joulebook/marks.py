@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
@@ -129,45 +130,67 @@ class Line(NamedTuple):
 class MarksReader:
     """Reads a growing marks file line by line.
 
-    offset: bytes taken so far.  corrupt: numbers (from 1) of lines that are no marks; they are passed over
-    and reported, the others count.
+    key: what messages call it.  offset: bytes taken so far.  last_n: the largest number of a mark so far.  corrupt:
+    numbers (from 1) of lines that are no marks, or after which the file was cut; they are passed over and reported,
+    the others count.  refused: it could not be read, which was said.
     """
 
-    __slots__ = ("corrupt", "line_number", "offset", "path")
+    __slots__ = ("_known_n", "corrupt", "key", "last_n", "line_number", "offset", "path", "refused")
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, key: str = "") -> None:
         self.path = path
+        self.key = key or path.name
         self.offset = 0
         self.line_number = 0
+        self.last_n = -1
         self.corrupt: list[int] = []
+        self.refused = False
+        self._known_n = -1
 
     def read(self, *, final: bool = False) -> Iterator[Line]:
         """The marks since the last read. final: the writer is gone, so a torn tail is corrupt and not to come.
 
-        Raises OSError on what is no regular file.
+        A file that is shorter than what was read of it, or was taken away, is read from its start: what it held is
+        known already, and what comes next lies before where we were.  Raises OSError on what is no regular file.
         """
-        try:
-            data = self._new()
-        except FileNotFoundError:
-            return
-        whole, newline, tail = data.rpartition(b"\n")
-        lines = whole.split(b"\n") if newline else []
-        self.offset += len(whole) + len(newline)
+        data = self._new()
+        *lines, tail = data.split(b"\n")
         if final and tail:
             lines.append(tail)
-            self.offset += len(tail)
+        end = self.offset + len(data)
         for raw in lines:
+            self.offset = min(self.offset + len(raw) + 1, end)
             self.line_number += 1
             line = parse(raw)
             if line is None:
                 self.corrupt.append(self.line_number)
-            else:
+            elif line.n > self._known_n:
+                self.last_n = max(self.last_n, line.n)
                 yield line
 
     def _new(self) -> bytes:
-        with open_regular(self.path) as file:
-            file.seek(self.offset)
-            return file.read()
+        try:
+            with open_regular(self.path) as file:
+                if os.fstat(file.fileno()).st_size < self.offset:
+                    self._start_anew()
+                file.seek(self.offset)
+                return file.read()
+        except FileNotFoundError:
+            if self.offset > 0:
+                self._start_anew()
+            return b""
+
+    def _start_anew(self) -> None:
+        self.corrupt.append(self.line_number)
+        self.offset, self._known_n = 0, self.last_n
+
+    def refuse(self, error: OSError, *, final: bool) -> None:
+        """The disk may let it be read again; what it still refuses when the process is gone (final) is missing."""
+        if not self.refused:
+            print(f"joulebook agent: marks file {self.key} cannot be read: {error}", file=sys.stderr)
+        self.refused = True
+        if final and self.line_number + 1 not in self.corrupt:
+            self.corrupt.append(self.line_number + 1)
 
 
 def parse(raw: bytes) -> Line | None:

@@ -19,10 +19,11 @@ from joulebook.cgroup import Limit, cgroup_of, cpu_limit, cpus_of, machine_cpus,
 from joulebook.clock import Offset, boottime_ns
 from joulebook.clock import offset as clock_offset
 from joulebook.errors import BadInput, JoulebookError
-from joulebook.folder import MarksFile, MarksFolder
+from joulebook.folder import MarksFolder
 from joulebook.gpu_use import GpuUse
 from joulebook.history import LATE_NS, DeviceHistory, History
 from joulebook.marks import Line
+from joulebook.marks_file import MarksFile
 from joulebook.meters import Askable, Device, Follower, Limited, Meter, Reading, Roots
 from joulebook.outbox import Outbox, OutboxStatus
 from joulebook.processes import Actor, ProcessTable

@@ -78,3 +78,18 @@ def test_what_is_written_after_a_cut_counts_and_the_cut_is_told(tmp_path):
     assert file.reader.corrupt
     marks.close()
     folder.release(file)
+
+
+def test_a_file_that_was_taken_away_and_is_back_counts_no_mark_twice(tmp_path):
+    folder, marks, path = begun(tmp_path)
+    first = marks.write("begin", ',"phase":"train"')
+    folder.read()
+    aside = path.rename(tmp_path / "aside")
+    ((file, lines),) = folder.read()
+    assert (lines, file.reader.corrupt) == ([], [3])
+    marks.write("end", f',"of":{first}')
+    aside.rename(path)
+    ((file, lines),) = folder.read()
+    assert [line.kind for line in lines] == ["end"]
+    marks.close()
+    folder.release(file)

@@ -1,0 +1,86 @@
+"""One process's marks, as an agent follows them: who the process is, and what it was in when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from joulebook.marks import Line, MarksReader
+from joulebook.timeline import Timeline
+
+
+@dataclass(slots=True)
+class MarksFile:
+    """One process's marks. key: the file's name.  pid: its number here, 0 when it is not to be seen from here.
+
+    pidfd: readable once the process is gone, -1 when not held.  seen_alive: this agent saw the process live, so
+    that it knows when it went.
+    """
+
+    key: str
+    reader: MarksReader
+    timeline: Timeline = field(default_factory=Timeline)
+    run_id: str = ""
+    pid: int = 0
+    pid_namespace: int | None = None
+    rank: int | None = None
+    role: str = ""
+    joined: bool = False
+    machine_id: str = ""
+    boot_id: str = ""
+    pidfd: int = -1
+    started_ticks: int | None = None
+    gone: bool = False
+    seen_alive: bool = False
+    last_ns: int = 0
+    last_us: int = 0
+
+    @property
+    def launcher(self) -> bool:
+        """True for ``joulebook run``, which waits for the job and is not it."""
+        return self.role == "launcher"
+
+    @property
+    def leaves(self) -> bool:
+        """True for a process that says when it leaves; one that only marks phases just ends."""
+        return self.role in ("launcher", "track")
+
+    def read(self) -> list[Line]:
+        """What is new, the timeline brought up to it. Raises OSError on what never was a marks file."""
+        try:
+            fresh = list(self.reader.read(final=self.gone))
+        except OSError as error:
+            if not self.run_id:
+                raise
+            self.reader.refuse(error, final=self.gone)
+            return []
+        lines = []
+        for line in fresh:
+            if line.kind == "join":
+                if line.values.get("again") and self.joined:
+                    continue  # said twice, and understood the first time
+                self._introduce(line)
+            lines.append(line)
+        for line in lines:
+            self.timeline.take(line)
+            self.last_ns, self.last_us = max(self.last_ns, line.at_ns), max(self.last_us, line.at_us)
+        return lines
+
+    def _introduce(self, line: Line) -> None:
+        """The first join says who the process is; a later track of the same run, that it will say when it leaves."""
+        values = line.values
+        if self.joined:
+            if values.get("run") == self.run_id and values.get("role"):
+                self.role = str(values["role"])
+            return
+        self.joined = True
+        self.run_id = str(values.get("run", ""))
+        self.pid = _whole(values.get("pid")) or 0
+        self.pid_namespace = _whole(values.get("pid_ns"))
+        self.started_ticks = _whole(values.get("started_ticks"))
+        self.rank = _whole(values.get("rank"))
+        self.role = str(values.get("role", ""))
+        self.machine_id, self.boot_id = str(values.get("machine", "")), str(values.get("boot", ""))
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
