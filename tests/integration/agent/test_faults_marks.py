@@ -85,7 +85,7 @@ def test_a_file_that_was_taken_away_and_is_back_counts_no_mark_twice(tmp_path):
     first = marks.write("begin", ',"phase":"train"')
     folder.read()
     aside = path.rename(tmp_path / "aside")
-    ((file, lines),) = folder.read()
+    ((file, lines),) = folder.read([path.name])
     assert (lines, file.reader.corrupt) == ([], [3])
     marks.write("end", f',"of":{first}')
     aside.rename(path)
