@@ -19,6 +19,9 @@ NEEDS: Final = {
     "import": "collector",
     "site": "collector",
     "factors": "collector",
+    "collector": "service",
+    "token": "service",
+    "quarantine": "service",
     "demo": "studies",
 }
 """Verbs of the upper floors and the extra that brings each."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from bisect import bisect_left
 from collections import defaultdict
@@ -30,13 +31,16 @@ from joulebook_collector.lock import take_lock
 from joulebook_collector.machines import as_one
 from joulebook_collector.moves import with_moves
 from joulebook_collector.priced import Factor, SeriesKey, Site
+from joulebook_collector.remote import Door, RemoteConnection, visit
 from joulebook_collector.shadows import Look, RowName, shadowed
 from joulebook_collector.shipped import bring_shipped
 from joulebook_collector.sites import read_site_of, read_sites
+from joulebook_collector.unread import Unread
 
 __all__ = ["Forked", "Ledger", "Receipt", "Stamp"]
 
 DuckValues = Sequence[Any]
+Connection = duckdb.DuckDBPyConnection | RemoteConnection
 
 
 class Forked(LedgerError):
@@ -93,20 +97,25 @@ def now_us() -> int:
 class Ledger:
     """The book. Use ``Ledger.open`` as a context manager; not for use by several threads."""
 
-    def __init__(self, db: duckdb.DuckDBPyConnection, lock: int, path: Path, clock: Callable[[], int]) -> None:
+    def __init__(self, db: Connection, lock: int | None, path: Path, clock: Callable[[], int]) -> None:
         self.path = path
         self._db = db
         self._lock = lock
         self._clock = clock
 
     @classmethod
-    def open(cls, path: Path, *, wait_seconds: float = 60.0, clock: Callable[[], int] = now_us) -> Ledger:
+    def open(
+        cls, path: Path, *, wait_seconds: float = 60.0, clock: Callable[[], int] = now_us, own: bool = False
+    ) -> Ledger:
         """The ledger in that file, made when absent, brought to this schema when older.
 
         wait_seconds: how long to wait for another process that has it.  clock: UTC microseconds.
-        Raises LedgerError when it cannot be had, cannot be read, or is of a newer schema.
+        own: have the file or nothing; else, where a collector has it, that one is asked in the file's place.
+        Raises LedgerError when it cannot be had, cannot be read, or is of another schema.
         """
-        lock = take_lock(path, wait_seconds)
+        lock = take_lock(path, wait_seconds, _nobody if own else visit)
+        if isinstance(lock, RemoteConnection):
+            return cls(lock, None, path, clock)._checked()
         try:
             ledger = cls(_connect(path), lock, path, clock)
             ledger._bring_up_to_date()
@@ -124,7 +133,20 @@ class Ledger:
     def close(self) -> None:
         """Give the file back. Every transaction is on disk already."""
         self._db.close()
-        os.close(self._lock)
+        if self._lock is not None:
+            os.close(self._lock)
+
+    @contextmanager
+    def reader(self) -> Iterator[Ledger]:
+        """The same book for another thread of this process, on a connection of its own; only to read."""
+        assert not isinstance(self._db, RemoteConnection)
+        with self._db.cursor() as db:
+            yield Ledger(db, None, self.path, self._clock)
+
+    def door(self, turn: threading.Lock) -> Door:
+        """Let other processes of this user at the book. turn: held by whoever writes (remote.py)."""
+        assert not isinstance(self._db, RemoteConnection)
+        return Door(self.path, self._db, turn, lambda: None)
 
     # -- writing
 
@@ -370,6 +392,20 @@ class Ledger:
 
     # -- inside
 
+    def _checked(self) -> Ledger:
+        """This ledger of another process, when it is of the schema that is known here."""
+        try:
+            version = self.query("select max(version) from schema_version")[0][0]
+            if version != schema.VERSION:
+                raise LedgerError(
+                    f"the collector that has {self.path} is of ledger schema {version}, this is {schema.VERSION}",
+                    "run the same joulebook for both",
+                )
+        except BaseException:
+            self.close()
+            raise
+        return self
+
     def _bring_up_to_date(self) -> None:
         self._db.execute("create table if not exists schema_version (version bigint not null)")
         version = self.query("select coalesce(max(version), 0) from schema_version")[0][0]
@@ -547,8 +583,10 @@ def _judged(row: _Fresh, taken: _Spans) -> _Fresh:
     return _Fresh(row.seq, row.record, f"overlaps another measurement of {key[2]} by {key[3]} within boot {key[1]}")
 
 
-def _record(body: Body) -> tuple[Record, str]:
+def _record(body: Body | Unread) -> tuple[Record, str]:
     """The row as columns, or its text alone and the reason why it is refused."""
+    if isinstance(body, Unread):
+        return Record(body.kind, (), (), columns.digest_of(body.kind, (body.text,), ())), body.reason
     try:
         return columns.record_of(body), ""
     except BadInput as error:
@@ -556,8 +594,10 @@ def _record(body: Body) -> tuple[Record, str]:
         return Record(kind, (), (), columns.digest_of(kind, (_quarantine_text(body),), ())), error.cause
 
 
-def _quarantine_text(body: Body) -> str:
+def _quarantine_text(body: Body | Unread) -> str:
     """The row as JSON, whatever it holds: numbers beyond 64 bits and NaN among them."""
+    if isinstance(body, Unread):
+        return body.text
     return json.dumps(to_wire(body), sort_keys=True, default=str)
 
 
@@ -581,6 +621,11 @@ def _check_batch(batch: Batch) -> None:
         raise BadInput(
             f"a batch of incarnation {batch.incarnation} has rows {seqs[:3]}...", "send contiguous rows, counted from 1"
         )
+
+
+def _nobody(_: Path) -> RemoteConnection | None:
+    """Where the file itself is wanted, its owner is not asked."""
+    return None
 
 
 def _connect(path: Path) -> duckdb.DuckDBPyConnection:
@@ -607,7 +652,7 @@ def _refuse_newer(path: Path) -> None:
         )
 
 
-def insert_columns(db: duckdb.DuckDBPyConnection, table: str, kinds: Sequence[str], rows: Sequence[DuckValues]) -> None:
+def insert_columns(db: Connection, table: str, kinds: Sequence[str], rows: Sequence[DuckValues]) -> None:
     """Insert by column, as one JSON text: hundreds of times faster than row after row, and exact.
 
     Lists as parameters are as fast on DuckDB 2 and 300 times slower on 1.5.

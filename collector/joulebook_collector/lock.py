@@ -6,7 +6,9 @@ import fcntl
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from joulebook.errors import LedgerError
 
@@ -14,10 +16,14 @@ SPEAK_AFTER_SECONDS = 1.0
 POLL_SECONDS = 0.05
 
 
-def take_lock(ledger: Path, wait_seconds: float) -> int:
+T = TypeVar("T")
+
+
+def take_lock(ledger: Path, wait_seconds: float, ask: Callable[[Path], T | None]) -> int | T:
     """The descriptor that holds the ledger's lock; closing it, or dying, gives the lock back.
 
-    wait_seconds: >= 0.  Says once on stderr that it waits. Raises LedgerError when the time is over.
+    wait_seconds: >= 0.  ask: what to have in place of the lock from its owner, None while that one offers nothing.
+    Says once on stderr that it waits. Raises LedgerError when the time is over.
     """
     path = ledger.with_name(ledger.name + ".lock")
     try:
@@ -27,17 +33,22 @@ def take_lock(ledger: Path, wait_seconds: float) -> int:
             f"cannot open {path}: {error.strerror}", "set JOULEBOOK_HOME to a directory that you may write"
         ) from error
     try:
-        _wait(descriptor, ledger, wait_seconds)
+        found = _wait(descriptor, ledger, wait_seconds, ask)
     except BaseException:
         os.close(descriptor)
         raise
-    return descriptor
+    if found is None:
+        return descriptor
+    os.close(descriptor)
+    return found
 
 
-def _wait(descriptor: int, ledger: Path, wait_seconds: float) -> None:
+def _wait(descriptor: int, ledger: Path, wait_seconds: float, ask: Callable[[Path], T | None]) -> T | None:
     began = time.monotonic()
     spoken = False
     while not _locked(descriptor):
+        if (found := ask(ledger)) is not None:
+            return found
         waited = time.monotonic() - began
         if waited >= wait_seconds:
             raise LedgerError(
@@ -48,6 +59,7 @@ def _wait(descriptor: int, ledger: Path, wait_seconds: float) -> None:
             print("another joulebook process has the ledger; waiting", file=sys.stderr, flush=True)
             spoken = True
         time.sleep(POLL_SECONDS)
+    return None
 
 
 def _locked(descriptor: int) -> bool:

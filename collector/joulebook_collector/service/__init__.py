@@ -1,0 +1,1 @@
+"""The service: HTTP in front of one ledger (docs/how-to/run-a-collector.md)."""

@@ -1,0 +1,170 @@
+"""The one thread that writes: batches wait in a queue bounded by rows, and many are made durable by one commit."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from time import monotonic
+from typing import Final
+
+import duckdb
+from joulebook.errors import BadInput, LedgerError
+from joulebook.rows import Batch
+
+from joulebook_collector.ledger import Forked, Ledger, Receipt
+
+QUEUE_ROWS: Final = 24_000
+"""Rows that may wait: what 200 agents send at once, 120 rows each."""
+GROUP_ROWS: Final = 12_000
+"""Rows of one commit at most: what waits behind it waits no longer than it takes."""
+SHORTEST_WAIT_SECONDS: Final = 1.0
+LONGEST_WAIT_SECONDS: Final = 30.0
+
+
+class Full(Exception):
+    """The queue holds all that it may. retry_after_seconds: when to come again, jittered."""
+
+    def __init__(self, retry_after_seconds: float) -> None:
+        super().__init__("the queue is full")
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Unwritten(Exception):
+    """The ledger could not be written: nothing of the batch is stored, or nobody can tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a batch. refused: (seq, reason) of its rows that are in quarantine, now or since before."""
+
+    receipt: Receipt
+    refused: tuple[tuple[int, str], ...]
+
+
+Outcome = Written | Forked | BadInput
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    batch: Batch
+    done: asyncio.Future[Outcome]
+
+
+class Writer:
+    """Start it in a running event loop; ``submit`` from that loop; ``stop`` drains the queue.
+
+    turn: held while a group is written, so that another writer of the same ledger has its turn between two groups.
+    broken: called once, in the loop, when the ledger can never be written again by this process.
+    """
+
+    def __init__(
+        self, ledger: Ledger, turn: threading.Lock, broken: Callable[[str], None], queue_rows: int = QUEUE_ROWS
+    ) -> None:
+        self.waiting_rows = 0
+        self.queue_rows = queue_rows
+        self.rows_per_second = 0.0
+        self.failures = 0
+        self._ledger = ledger
+        self._turn = turn
+        self._broken = broken
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[_Waiting] = deque()
+        self._some = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._thread.start()
+
+    async def submit(self, batch: Batch) -> Outcome:
+        """What became of the batch, once it is durable. Raises Full at once, Unwritten when it could not be stored."""
+        rows = len(batch.rows)
+        if self._stopping or (self.waiting_rows and self.waiting_rows + rows > self.queue_rows):
+            raise Full(self._wait_seconds())
+        done: asyncio.Future[Outcome] = self._loop.create_future()
+        self.waiting_rows += rows
+        with self._some:
+            self._queue.append(_Waiting(batch, done))
+            self._some.notify()
+        return await asyncio.shield(done)
+
+    async def stop(self) -> None:
+        """Write what waits, then end the thread."""
+        self._stopping = True
+        with self._some:
+            self._some.notify()
+        await self._loop.run_in_executor(None, self._thread.join)
+        await asyncio.sleep(0)  # what the last group answers
+
+    def _wait_seconds(self) -> float:
+        """The time that the queue takes to drain, half to one and a half times: who was refused comes back spread."""
+        drain = self.waiting_rows / self.rows_per_second if self.rows_per_second else 0.0
+        jitter = 0.5 + int.from_bytes(os.urandom(4), "big") / 2**32
+        return jitter * min(max(drain, SHORTEST_WAIT_SECONDS), LONGEST_WAIT_SECONDS)
+
+    def _run(self) -> None:
+        while group := self._take():
+            began = monotonic()
+            outcomes = self._write([waiting.batch for waiting in group])
+            rows = sum(len(waiting.batch.rows) for waiting in group)
+            rate = rows / max(monotonic() - began, 1e-6)
+            with suppress(RuntimeError):  # the loop was ended by a second signal: nobody listens any more
+                self._loop.call_soon_threadsafe(self._tell, group, outcomes, rows, rate)
+            del group, outcomes
+
+    def _take(self) -> list[_Waiting]:
+        """What is written next; empty when there is nothing and never will be."""
+        with self._some:
+            while not self._queue and not self._stopping:
+                self._some.wait()
+            group: list[_Waiting] = []
+            rows = 0
+            while self._queue and (not group or rows + len(self._queue[0].batch.rows) <= GROUP_ROWS):
+                group.append(self._queue.popleft())
+                rows += len(group[-1].batch.rows)
+            return group
+
+    def _write(self, batches: Sequence[Batch]) -> list[Outcome] | Unwritten:
+        try:
+            with self._turn:
+                outcomes = self._ledger.ingest_all(batches)
+                return [self._outcome(batch, outcome) for batch, outcome in zip(batches, outcomes, strict=True)]
+        except (duckdb.FatalException, duckdb.InternalException) as error:
+            return self._failed(str(error).splitlines()[0], fatal=True)
+        except (duckdb.Error, LedgerError) as error:
+            return self._failed(str(error).splitlines()[0], fatal=False)
+
+    def _failed(self, why: str, *, fatal: bool) -> Unwritten:
+        self.failures += 1
+        if fatal:
+            self._loop.call_soon_threadsafe(self._broken, why)
+        return Unwritten(why)
+
+    def _outcome(self, batch: Batch, outcome: Receipt | Forked | BadInput) -> Outcome:
+        if not isinstance(outcome, Receipt):
+            return outcome
+        refused = outcome.refused
+        if outcome.duplicates:  # the answer to an earlier delivery may have been lost with its refusals
+            refused = tuple(
+                (seq, reason)
+                for seq, reason in self._ledger.query(
+                    "select seq, reason from quarantine where agent_id = ? and incarnation = ?"
+                    " and seq between ? and ? order by seq",
+                    [batch.agent_id, batch.incarnation, batch.first_seq, batch.last_seq],
+                )
+            )
+        return Written(outcome, refused)
+
+    def _tell(self, group: Sequence[_Waiting], outcomes: list[Outcome] | Unwritten, rows: int, rate: float) -> None:
+        self.waiting_rows -= rows
+        self.rows_per_second = rate
+        for i, waiting in enumerate(group):
+            if waiting.done.done():
+                continue
+            if isinstance(outcomes, Unwritten):
+                waiting.done.set_exception(outcomes)
+            else:
+                waiting.done.set_result(outcomes[i])
