@@ -146,7 +146,10 @@ class Ledger:
     def door(self, turn: threading.Lock) -> Door:
         """Let other processes of this user at the book. turn: held by whoever writes (remote.py)."""
         assert not isinstance(self._db, RemoteConnection)
-        return Door(self.path, self._db, turn, lambda: None)
+        return Door(self.path, self._db, turn, self._written_by_another)
+
+    def _written_by_another(self) -> None:
+        """Forget what is kept in memory of the book: another connection to it has written. Nothing is, so far."""
 
     # -- writing
 

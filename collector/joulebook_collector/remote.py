@@ -14,6 +14,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -47,17 +48,22 @@ class RemoteConnection:
 
     def execute(self, sql: str, values: Any = ()) -> Self:
         """Run a statement. Raises LedgerError with the owner's words when it fails there."""
-        try:
-            _send(self._socket, [sql, values if isinstance(values, dict) else list(values)])
-            answer = _receive(self._socket)
-        except OSError as error:
-            raise self._gone() from error
-        if answer is None:
-            raise self._gone()
-        if "error" in answer:
-            raise LedgerError(answer["error"], "see the collector's log; try again")
-        self._rows = [tuple(row) for row in answer["rows"]]
+        rows = self._ask("execute", sql, values if isinstance(values, dict) else list(values))
+        self._rows = [tuple(row) for row in rows]
         return self
+
+    def register(self, name: str, table: Any) -> None:
+        """Let statements name an Arrow table."""
+        import pyarrow as pa
+
+        with pa.BufferOutputStream() as sink:
+            with pa.ipc.new_stream(sink, table.schema) as stream:
+                stream.write_table(table)
+            self._ask("register", name, sink.getvalue().to_pybytes())
+
+    def unregister(self, name: str) -> None:
+        """Forget a table that was registered."""
+        self._ask("unregister", name, None)
 
     def fetchall(self) -> list[tuple[Any, ...]]:
         """Rows of the last statement."""
@@ -67,6 +73,19 @@ class RemoteConnection:
         """Let the connection go; an open transaction is rolled back."""
         self._socket.close()
 
+    def _ask(self, what: str, first: str, second: Any) -> list[Any]:
+        try:
+            _send(self._socket, [what, first, second])
+            answer = _receive(self._socket)
+        except OSError as error:
+            raise self._gone() from error
+        if answer is None:
+            raise self._gone()
+        if "error" in answer:
+            raise LedgerError(answer["error"], "see the collector's log; try again")
+        rows: list[Any] = answer["rows"]
+        return rows
+
     def _gone(self) -> LedgerError:
         return LedgerError("the collector that has the ledger ended meanwhile", "run the command again")
 
@@ -75,7 +94,7 @@ class Door:
     """Lets other processes of this user at the ledger that this one owns; ``close`` it before the ledger.
 
     db: a connection to duplicate for each visitor.  turn: held by a visitor's transaction.
-    written: called after a visitor's commit, its turn still held.
+    written: called after a visitor's transaction, its turn still held.
     """
 
     def __init__(
@@ -122,43 +141,72 @@ class Door:
             thread.start()
 
     def _serve(self, visitor: socket.socket) -> None:
-        db = self._db.cursor()
-        mine = False
+        visit = _Visit(self._db.cursor(), self._turn, self._written)
         try:
             while (asked := _receive(visitor)) is not None:
-                sql, values = asked
-                word = sql.split(maxsplit=1)[0].lower() if sql.strip() else ""
-                if word == "begin" and not mine:
-                    mine = self._turn.acquire(timeout=TURN_SECONDS)
-                    if not mine:
-                        _send(visitor, {"error": "the collector has been writing without a pause"})
-                        continue
-                text = _answer(db, sql, values)
-                ended = word in ("commit", "rollback")
-                if mine and ended:
-                    if word == "commit":
-                        self._written()
-                    self._turn.release()
-                    mine = False
-                _send_text(visitor, text)
+                _send_text(visitor, visit.answer(*asked))
         except OSError:
             pass  # the other process went away
         finally:
-            db.close()  # rolls back what it had begun
-            if mine:
-                self._turn.release()
+            visit.end()
             visitor.close()
             self._visitors.discard(visitor)
 
 
-def _answer(db: duckdb.DuckDBPyConnection, sql: str, values: Any) -> bytes:
+@dataclass(slots=True)
+class _Visit:
+    """One visitor's connection; from ``begin`` to ``commit`` or ``rollback`` it is its turn to write."""
+
+    db: duckdb.DuckDBPyConnection
+    turn: threading.Lock
+    written: Callable[[], None]
+    mine: bool = False
+
+    def answer(self, what: str, first: str, second: Any) -> bytes:
+        if what == "register":
+            return _told(lambda: self._register(first, second))
+        if what == "unregister":
+            return _told(lambda: self._unregister(first))
+        word = first.split(maxsplit=1)[0].lower() if first.strip() else ""
+        if word == "begin" and not self.mine:
+            self.mine = self.turn.acquire(timeout=TURN_SECONDS)
+            if not self.mine:
+                return _error("the collector has been writing without a pause")
+        text = _told(lambda: self.db.execute(first, second).fetchall())
+        if self.mine and word in ("commit", "rollback"):
+            self._give_back()
+        return text
+
+    def end(self) -> None:
+        self.db.close()  # rolls back what it had begun
+        if self.mine:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        self.written()
+        self.mine = False
+        self.turn.release()
+
+    def _register(self, name: str, text: bytes) -> list[Any]:
+        import pyarrow as pa
+
+        self.db.register(name, pa.ipc.open_stream(text).read_all())
+        return []
+
+    def _unregister(self, name: str) -> list[Any]:
+        self.db.unregister(name)
+        return []
+
+
+def _told(ask: Callable[[], list[Any]]) -> bytes:
     try:
-        text = msgspec.msgpack.encode({"rows": db.execute(sql, values).fetchall()})
-        if len(text) <= MOST_BYTES:
-            return text
-        why = f"the answer has {len(text)} bytes, more than is sent"
+        text = msgspec.msgpack.encode({"rows": ask()})
     except (duckdb.Error, OverflowError, TypeError) as error:  # the latter: a value that has no form on this wire
-        why = str(error).splitlines()[0]
+        return _error(str(error).splitlines()[0])
+    return text if len(text) <= MOST_BYTES else _error(f"the answer has {len(text)} bytes, more than is sent")
+
+
+def _error(why: str) -> bytes:
     return msgspec.msgpack.encode({"error": why})
 
 
