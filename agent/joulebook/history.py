@@ -167,6 +167,11 @@ class DeviceHistory:
         return now_ns - (self.history.last_time or 0) > self.longest_ns
 
     @property
+    def told_ns(self) -> int:
+        """Up to when it told something: to its edge, or before any reading to where an earlier agent left it."""
+        return self.left_ns if self.last is None and self.left_ns else self.edge
+
+    @property
     def longest_ns(self) -> int:
         """A silence longer than this is a gap: three nominal intervals, and five seconds."""
         return max(GAP_FACTOR * max(self.sample_ns, self.device.step_ns), GAP_LEAST_NS)

@@ -70,6 +70,9 @@ class Status(StrEnum):
 PHASES: Final = ("setup", "search", "train", "finetune", "eval", "inference")
 """The phases that reports know by name; users may add their own."""
 
+UNREAD: Final = "unread_ns"
+"""Field of a run's record: device -> nanoseconds before an end of the run over which nothing was read of it."""
+
 BY_AGENT: Final = "agent"
 """The source of rows that an agent wrote; those of a file name the file."""
 
@@ -229,7 +232,7 @@ class Run:
     """One version of a run's record; the newest version known is the one that counts.
 
     started_at_us, ended_at_us: UTC microseconds, ended None while running.  started_ns, ended_ns:
-    CLOCK_BOOTTIME.  record: the start-of-run record (hardware, limits, versions, commit).
+    CLOCK_BOOTTIME.  record: the start-of-run record (hardware, limits, versions, commit), and at its end UNREAD.
     reason: why the status is what it is, in words.
     """
 

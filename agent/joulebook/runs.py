@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from joulebook.errors import BadInput
 from joulebook.marks import Line
-from joulebook.rows import MAX_TEXT, Labels, Mark, Run, Status, labels_from_wire
+from joulebook.rows import MAX_TEXT, UNREAD, Labels, Mark, Run, Status, labels_from_wire
 from joulebook.units import NS_PER_US
 
 UNREADABLE: Final = "has unreadable lines"
@@ -69,6 +69,14 @@ class RunState:
         if text not in self.run.notes:
             self.run = replace(self.run, notes=(*self.run.notes, text))
             self.changed = True
+
+    def leave_unread(self, unread_ns: Mapping[str, int]) -> None:
+        """Of which devices nothing was read before the run's end, and for how many nanoseconds each."""
+        if unread_ns:  # a run that is resumed keeps what was said at an earlier end, as its notes do
+            told = {**self.run.record.get(UNREAD, {}), **unread_ns}
+            self.run = replace(self.run, record={**self.run.record, UNREAD: told})
+            self.changed = True
+        self.unread_told = True
 
     def interrupt(self, reason: str) -> None:
         """The metering was interrupted: the run's status will say so, whatever becomes of it."""

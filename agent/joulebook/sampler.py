@@ -501,12 +501,14 @@ class Sampler:
             run = state.run
             if run.ended_ns is None or run.boot_id != self.boot_id or state.unread_told or run.ended_ns > end:
                 continue
-            state.unread_told = True
+            unread_ns: dict[str, int] = {}
             for history in self.devices.values():
-                unread = run.ended_ns - max(history.edge, run.started_ns)
+                unread = run.ended_ns - max(history.told_ns, run.started_ns)
                 if unread > self.settings.sample_ns + history.device.step_ns:
                     said = f"not read up to its end: {history.missing(unread)}, unless a later measurement claims them"
                     state.note(f"{history.device.device_id}: {said}")
+                    unread_ns[history.device.device_id] = unread
+            state.leave_unread(unread_ns)
 
     def _bind(self, scene: Scene, history: DeviceHistory, start: int, end: int, clocks: Offset) -> None:
         rows = measure(scene, [history], start, end, clocks, _minutes(start, end, clocks))

@@ -16,7 +16,19 @@ from typing import Any, Final
 
 from joulebook.errors import JoulebookError, LedgerError
 from joulebook.phase_bounds import Bounds, phase_bounds
-from joulebook.rows import BY_AGENT, NO_PHASE, Body, Component, Measurement, Method, Policy, Run, Share, ShareKind
+from joulebook.rows import (
+    BY_AGENT,
+    NO_PHASE,
+    UNREAD,
+    Body,
+    Component,
+    Measurement,
+    Method,
+    Policy,
+    Run,
+    Share,
+    ShareKind,
+)
 from joulebook.spans import overlap
 from joulebook.split import resplit
 from joulebook.units import NS_PER_SECOND, NS_PER_US, joules
@@ -64,6 +76,7 @@ class RunEnergy:
     devices: device -> measured millijoules within the run's span, whoever used it.  conservation: under the policy,
     over whole measurements, those at the span's ends too.
     coverage: observed part of the run's span on each machine, the least covered device of all deciding.
+    unread: devices of which the run's record says that they told nothing, and no measurement tells more.
     component_names: component -> what its devices are, for people.
     phase_bounds: phase -> hard bounds of its energy for where its edges lie, see phase_bounds.
     phase_seconds: phase -> seconds in which some process was in it; outside phases: in which none was in any.
@@ -85,6 +98,7 @@ class RunEnergy:
     phase_bounds: dict[str, Bounds | None] = field(default_factory=dict)
     u_own: float = 0.0
     component_names: dict[Component, str] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
 
     @property
     def own(self) -> int:
@@ -187,6 +201,7 @@ def run_energy(
         phase_bounds=phase_bounds(own),
         u_own=combined_u([part for parts in behind.values() for part in parts]),
         component_names=_names(own),
+        unread=_unread(own_parts, inside),
     )
 
 
@@ -308,13 +323,23 @@ def _coverage(parts: Parts, inside: Sequence[Measurement]) -> float:
     return min(_least_covered(parts, machine, rows) for machine, rows in by_machine.items())
 
 
+def _unread(parts: Parts, inside: Sequence[Measurement]) -> tuple[str, ...]:
+    """Devices that were there, by their machines' records, and of which no measurement is in the run's span."""
+    told = {(m.machine_id, m.device_id) for m in inside}
+    there = {(machine, device) for machine, part in parts.items() for device in part.record.get(UNREAD, ())}
+    return tuple(sorted({device for _, device in there - told}))
+
+
 def _least_covered(parts: Parts, machine: str, rows: Sequence[Measurement]) -> float:
+    part = parts.get(machine)
     observed: dict[str, float] = defaultdict(float)
+    if part is not None:  # a device that was away all the time has no row: the record alone knows that it was there
+        observed |= dict.fromkeys(part.record.get(UNREAD, ()), 0.0)
     for m in rows:
         shared = _shared_ns(m, parts)
         # Boot clocks do not compare: a span of another boot counts whole.
         observed[m.device_id] += (m.ended_ns - m.started_ns if shared is None else shared) * m.coverage
-    return min(1.0, min(observed.values(), default=0.0) / max(1, _extent_ns(parts.get(machine), rows)))
+    return min(1.0, min(observed.values(), default=0.0) / max(1, _extent_ns(part, rows)))
 
 
 def _extent_ns(part: Run | None, rows: Sequence[Measurement]) -> int:

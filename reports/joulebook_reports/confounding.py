@@ -21,7 +21,7 @@ PACKAGES: Final = "packages."
 NOT_RECORDED: Final = "not recorded"
 
 BETWEEN_RUNS: Final = re.compile(
-    r"(^|[._])(load|time|date|uptime|pid|host|hostname|free|available|boot|cwd|temperature)"
+    r"(^|[._])(load|time|date|uptime|pid|host|hostname|free|available|boot|cwd|temperature|unread)"
 )
 """Fields that differ between any two runs and say nothing by differing."""
 

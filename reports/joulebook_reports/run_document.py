@@ -12,7 +12,7 @@ from typing import Any
 from joulebook.errors import LedgerError
 from joulebook.rows import Measurement, Method
 from joulebook.split import resplit
-from joulebook.summary import Conservation, check_conservation, document, iso_utc, phase_name
+from joulebook.summary import Conservation, RunEnergy, check_conservation, document, iso_utc, phase_name
 from joulebook.units import US_PER_SECOND, joules
 from joulebook_collector.conservation import BookCheck
 from joulebook_collector.priced import Site
@@ -87,11 +87,12 @@ def data_quality(facts: RunFacts) -> dict[str, Any]:
     """How much of the run's own energy was measured, how much modelled, and how much of its time was seen."""
     own = _own_by_method(facts)
     whole = sum(own.values())
-    statement = _quality_words(own, whole, facts.energy.coverage)
+    statement = _quality_words(own, whole, facts.energy)
     return {
         "joules_by_method": {str(method): joules(own.get(method, 0)) for method in Method},
         "meters": sorted({f"{m.meter} ({m.method})" for m in facts.measurements}),
         "coverage": facts.energy.coverage,
+        "unread": list(facts.energy.unread),
         "statement": statement,
     }
 
@@ -215,11 +216,12 @@ def _measured_joules(facts: RunFacts) -> int:
     return own.get(Method.COUNTER, 0) + own.get(Method.INTEGRATED, 0)
 
 
-def _quality_words(own: dict[Method, int], whole: int, coverage: float) -> str:
+def _quality_words(own: dict[Method, int], whole: int, energy: RunEnergy) -> str:
+    unread = f"; nothing was read of {', '.join(energy.unread)}" if energy.unread else ""
     if not whole:
-        return "no energy was attributed to this run"
+        return f"no energy was attributed to this run{unread}"
     parts = [f"{own[m] / whole:.1%} {words}" for m, words in _WORDS.items() if own.get(m)]
-    return f"{', '.join(parts)}; {coverage:.1%} of the run's time was observed"
+    return f"{', '.join(parts)}; {energy.coverage:.1%} of the run's time was observed{unread}"
 
 
 _WORDS = {

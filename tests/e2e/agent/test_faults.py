@@ -112,6 +112,7 @@ def test_a_gpu_that_is_away_for_the_whole_run_is_not_passed_over(simulated):
     least, most = bounds(note)
     drawn = simulated.truth(run.started_ns, run.ended_ns)
     assert any(least <= joules <= most for device, joules in drawn.items() if note.startswith(device))
+    assert document["coverage"] == 0.0
     assert document["energy_joules"]["gpu"] == pytest.approx(drawn[next(iter(document["devices"]))], rel=0.03)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 from builders import line
-from joulebook.rows import Labels, Status, Technique
+from joulebook.rows import UNREAD, Labels, Status, Technique
 from joulebook.runs import REMEMBERED_RUNS, RunBook, mark_row, merged
 
 
@@ -225,3 +225,15 @@ def test_of_the_forgotten_only_the_last_are_kept():
     book.forget(10_000, ())
     assert len(book.ended) == REMEMBERED_RUNS
     assert next(iter(book.ended)) == "r5"
+
+
+def test_a_run_keeps_of_which_devices_nothing_was_read_at_each_of_its_ends():
+    state = book_of(("a", join(1, 5000)), ("a", leave(2, 9000))).runs["r"]
+    state.changed = False
+    state.leave_unread({})
+    assert state.unread_told
+    assert UNREAD not in state.run.record
+    state.leave_unread({"gpu-1": 4000})
+    state.leave_unread({"gpu-2": 10})
+    assert state.run.record[UNREAD] == {"gpu-1": 4000, "gpu-2": 10}
+    assert state.changed

@@ -7,7 +7,19 @@ from dataclasses import replace
 import pytest
 from joulebook.errors import JoulebookError, LedgerError
 from joulebook.remainder import SUFFIX
-from joulebook.rows import Component, Labels, Measurement, Method, Policy, Run, Share, ShareKind, Status, Weights
+from joulebook.rows import (
+    UNREAD,
+    Component,
+    Labels,
+    Measurement,
+    Method,
+    Policy,
+    Run,
+    Share,
+    ShareKind,
+    Status,
+    Weights,
+)
 from joulebook.split import split
 from joulebook.summary import (
     OUTSIDE_PHASES,
@@ -139,6 +151,22 @@ def test_a_device_counts_what_lies_in_the_run() -> None:
     energy = run_energy(a_run(15), [*rows, late])
     assert energy.devices == {"package-0": 400, "gpu-0": 0}
     assert energy.conservation.measured == 600
+
+
+def test_a_device_that_was_away_for_the_whole_run_was_not_observed() -> None:
+    away = replace(a_run(), record={UNREAD: {"gpu-1": 20 * SECOND}})
+    rows = [measured(run_share(1)), measured(run_share(1), at=10)]
+    assert (run_energy(away, rows).coverage, run_energy(away, rows).unread) == (0.0, ("gpu-1",))
+    # it came back, and its counter's difference is claimed: coverage is that row's
+    back = run_energy(away, [*rows, measured(run_share(1), device="gpu-1", seconds=40, coverage=0.25)])
+    assert (back.coverage, back.unread) == (pytest.approx(0.25), ())
+    # one that went half way through has rows, and they say it already
+    gone = replace(a_run(), record={UNREAD: {"package-0": 10 * SECOND}})
+    assert (run_energy(gone, rows[:1]).coverage, run_energy(gone, rows[:1]).unread) == (0.5, ())
+    # each machine by its own record
+    parts = [a_run(), replace(on_n(a_run(), 0, 8), record={UNREAD: {"gpu-1": 8 * SECOND}})]
+    both = run_energy(a_run(), [*rows, there(run_share(1), seconds=8)], parts=parts)
+    assert (both.coverage, both.unread) == (0.0, ("gpu-1",))
 
 
 def test_no_measurement_is_no_coverage_and_no_energy() -> None:

@@ -10,7 +10,7 @@ from joulebook.rows import Method, Policy
 from joulebook.summary import run_energy
 from joulebook_reports.example import START_US, example_run, priced_example
 from joulebook_reports.facts import Restated, RunFacts
-from joulebook_reports.run_document import MODELLED_FIRST_LINE, conservation_statement, run_document
+from joulebook_reports.run_document import MODELLED_FIRST_LINE, conservation_statement, data_quality, run_document
 
 
 @pytest.fixture
@@ -71,6 +71,14 @@ def test_conservation_is_checked_and_said(facts: RunFacts) -> None:
     assert kept["measured"] == kept["runs"] + kept["idle"] + kept["unattributed"]
     assert kept["measured"] == sum(m.energy_millijoules for m in facts.measurements)
     assert doc["conservation_statement"].startswith(f"PASS: measured {kept['measured']:,} mJ")
+
+
+def test_a_device_that_was_away_all_the_time_is_named_in_the_data_quality_statement(facts: RunFacts) -> None:
+    assert "nothing was read" not in data_quality(facts)["statement"]
+    energies = {p: replace(e, coverage=0.0, unread=("GPU-1",)) for p, e in facts.energies.items()}
+    quality = data_quality(replace(facts, energies=energies))
+    assert quality["unread"] == ["GPU-1"]
+    assert quality["statement"].endswith("0.0% of the run's time was observed; nothing was read of GPU-1")
 
 
 def test_a_broken_law_is_refused_and_never_passes(facts: RunFacts) -> None:
