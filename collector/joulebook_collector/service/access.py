@@ -14,7 +14,7 @@ import json
 import secrets
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from hashlib import blake2b
@@ -96,9 +96,12 @@ class Access:
         self._used: dict[str, int] = {}
         try:
             path.touch(mode=0o600)
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=10.0)
-            self._db.execute("pragma journal_mode = wal")
-            self._bring_up_to_date()
+            with ExitStack() as stack:
+                self._db = sqlite3.connect(path, isolation_level=None, timeout=10.0)
+                stack.callback(self._db.close)
+                self._db.execute("pragma journal_mode = wal")
+                self._bring_up_to_date()
+                stack.pop_all()
         except (OSError, sqlite3.Error) as error:
             raise JoulebookError(
                 f"cannot open {path}: {error}", "set JOULEBOOK_HOME to a directory that you may write, or restore it"

@@ -1,6 +1,5 @@
 """Another process at the ledger of this one: the same reads and writes, in turn, each transaction whole."""
 
-import os
 import threading
 import time
 
@@ -94,7 +93,7 @@ def test_a_statement_that_fails_is_told_and_the_visit_goes_on(owned):
 
 def test_only_the_owner_of_the_home_may_open_the_socket(owned):
     ledger, _ = owned
-    assert os.stat(socket_path(ledger.path)).st_mode & 0o777 == 0o600
+    assert socket_path(ledger.path).stat().st_mode & 0o777 == 0o600
 
 
 def test_an_owner_that_goes_away_is_said(tmp_path):
