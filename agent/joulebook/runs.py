@@ -116,6 +116,10 @@ class RunBook:
                     state.run = replace(state.run, reason=state.run.reason or LOST)
                 self._drop(state, key, at_ns, at_us)
 
+    def holds(self, key: str) -> bool:
+        """Whether the process behind a marks file is in a run."""
+        return any(key in state.holders for state in self.runs.values())
+
     def open_ids(self) -> list[str]:
         """Ids of the runs that have not ended."""
         return [run_id for run_id, state in self.runs.items() if state.open]

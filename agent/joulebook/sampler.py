@@ -329,7 +329,7 @@ class Sampler:
             self._bury(file)
             any_new = True
         for file in list(self.folder.files.values()):
-            if file.gone and file.timeline.open:
+            if file.gone and self._is_in_a_run(file):
                 self._bury(file)
         if late and not self._rebind(min(late.values())):
             for state in filter(None, map(self.book.runs.get, late)):
@@ -407,12 +407,16 @@ class Sampler:
             self._ship_mark(file, line)
             self.folder.offsets[file.key] = line.n
         self._note_damage(file)
-        if file.timeline.open:
+        if self._is_in_a_run(file):
             at, us = self._end_of(file)
             state = file.timeline.at(at)
             file.timeline.end(at)
             self.book.died(file.key, at, us, lost=file.leaves or (state is not None and state.phase != NO_PHASE))
         self._note_ends(was_open)
+
+    def _is_in_a_run(self, file: MarksFile) -> bool:
+        """A launcher is before its command begins, and what a run left behind may be in none."""
+        return file.timeline.open or self.book.holds(file.key)
 
     def _end_of(self, file: MarksFile) -> tuple[int, int]:
         """When the process went: now, if it was seen alive; else when it last marked or an agent last closed a span."""

@@ -5,6 +5,7 @@ import json
 import pytest
 from joulebook.identity import boot_id
 from joulebook.recover import recover
+from joulebook.runs import LOST
 
 DEAD_PID = 2**22 + 7  # above the kernel's largest pid
 
@@ -34,6 +35,19 @@ def test_a_process_that_nobody_saw_die_ends_at_its_last_sign_of_life(bench, monk
     assert not path.exists()
     assert recover(bench.home), "a second recovery finds nothing to do"
     assert len(bench.runs()) == 1
+
+
+def test_a_launcher_that_died_before_its_command_began_leaves_no_run_open(bench, monkeypatch):
+    monkeypatch.setenv("JOULEBOOK_HOME", bench.environ["JOULEBOOK_HOME"])
+    bench.home.make()
+    join = {"kind": "join", "at_ns": 10**9, "at_us": 10**15, "run": "r", "role": "launcher", "pid": DEAD_PID}
+    line = json.dumps({"v": 1, "n": 1, "cpu_ns": 0, "boot": boot_id(), **join}) + "\n"
+    path = bench.home.marks / f"r.{DEAD_PID}.launcher-beef.jsonl"
+    path.write_text(line)
+    assert recover(bench.home)
+    (run,) = bench.runs().values()
+    assert (run.status, run.reason) == ("interrupted", LOST)
+    assert not path.exists()
 
 
 @pytest.mark.parametrize(
