@@ -104,11 +104,13 @@ class Service:
         """Status, values and headers of the answer; values are text where the answer is no JSON."""
         mine = connection or self.connect()
         given = {"Authorization": f"Bearer {token}"} if token else {}
-        mine.request(method, path, body, {**given, **(headers or {})})
-        answer = mine.getresponse()
-        text = answer.read()
-        if connection is None:
-            mine.close()
+        try:
+            mine.request(method, path, body, {**given, **(headers or {})})
+            answer = mine.getresponse()
+            text = answer.read()
+        finally:
+            if connection is None:
+                mine.close()
         is_json = answer.getheader("Content-Type") == "application/json"
         return answer.status, json.loads(text) if is_json else text.decode(), dict(answer.getheaders())
 

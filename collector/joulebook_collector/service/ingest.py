@@ -14,10 +14,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from joulebook_collector.ledger import Forked, Ledger
+from joulebook_collector.limits import MOST_BODIES_BYTES, MOST_BODY_BYTES, MOST_ROWS
 from joulebook_collector.service.access import Token
 from joulebook_collector.service.answers import Problem, answer
 from joulebook_collector.service.context import Service
-from joulebook_collector.service.limits import MOST_BODIES_BYTES, MOST_BODY_BYTES, MOST_ROWS
 from joulebook_collector.service.unpack import ENCODINGS, Garbled, TooLarge, unpack
 from joulebook_collector.service.wire import Malformed, TooManyRows, read_batch
 from joulebook_collector.service.writer import Full, Unwritten, Written
@@ -58,10 +58,11 @@ async def take_batch(service: Service, token: Token, request: Request) -> Respon
         raise Problem(400, error.error, str(error)) from None
     except TooManyRows:
         raise Problem(413, "too large", f"more than {MOST_ROWS} rows: send fewer at once") from None
+    size_bytes = len(text)
     del text
     await _check_machines(service, token, batch)
     try:
-        outcome = await service.writer.submit(batch)
+        outcome = await service.writer.submit(batch, size_bytes)
     except Full as full:
         raise Problem(429, "busy", "the queue is full", full.retry_after_seconds) from None
     except Unwritten:
@@ -90,9 +91,9 @@ async def _body(service: Service, request: Request) -> bytes:
     if encoding not in ENCODINGS:
         raise Problem(415, "encoding", f"send {', '.join(ENCODINGS)}")
     length = request.headers.get("content-length", "")
-    if not (length.isascii() and length.isdecimal()):
+    if not (length.isascii() and length.isdecimal() and len(length) <= 20):
         raise Problem(411, "length", "send Content-Length")
-    size = int(length[:20])
+    size = int(length)
     if size > MOST_BODY_BYTES:
         raise Problem(413, "too large", f"more than {MOST_BODY_BYTES} bytes: send fewer rows at once")
     if service.reading_bytes + size > MOST_BODIES_BYTES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
@@ -33,5 +34,9 @@ class Refusals:
             self._untold += 1
             return
         self._left -= 1.0
-        untold, self._untold = self._untold, 0
-        self.access.note(actor, act, "", "refused", reason + (f"; {untold} others before it" if untold else ""))
+        others = f"; {self._untold} others before it" if self._untold else ""
+        try:
+            self.access.note(actor, act, "", "refused", reason + others)
+            self._untold = 0
+        except sqlite3.Error:  # a full disk: the refusal stands, and the next line that can be written counts it
+            self._untold += 1

@@ -7,6 +7,7 @@ import gc
 import logging
 import signal
 import socket
+import sqlite3
 import ssl
 import sys
 import threading
@@ -19,6 +20,7 @@ from typing import Final
 import uvicorn
 from joulebook.errors import BadInput, JoulebookError
 from joulebook.home import Home
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from joulebook_collector.ledger import Ledger
 from joulebook_collector.service.access import Access
@@ -91,6 +93,14 @@ def serve(home: Home, listen: Listen, queue_rows: int = QUEUE_ROWS) -> int:
         return asyncio.run(_serve(ledger, access, listen, sockets, queue_rows))
 
 
+class _Protocol(HttpToolsProtocol):
+    """Lets go of a connection that never asks anything, as of one that asks nothing more."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+
 class _Server(uvicorn.Server):
     """Ends in order on a signal; uvicorn's own would then die of it, before the queue is drained."""
 
@@ -136,7 +146,10 @@ async def _serve(ledger: Ledger, access: Access, listen: Listen, sockets: list[s
 async def _upkeep(access: Access) -> None:
     while True:
         await asyncio.sleep(FLUSH_SECONDS)
-        access.flush()
+        try:
+            access.flush()
+        except sqlite3.Error as error:
+            print(f"joulebook collector: {access.path}: {error}", file=sys.stderr, flush=True)
 
 
 def _config(service: Service, listen: Listen) -> uvicorn.Config:
@@ -144,7 +157,7 @@ def _config(service: Service, listen: Listen) -> uvicorn.Config:
     return uvicorn.Config(
         application(service),
         loop="uvloop",
-        http="httptools",
+        http=_Protocol,
         ws="none",
         lifespan="off",
         access_log=False,

@@ -9,7 +9,7 @@ import msgspec
 from joulebook.errors import BadInput
 from joulebook.rows import MAX_TEXT, Batch, Body, Mark, Measurement, Reassignment, Row, Run
 
-from joulebook_collector.service.limits import MOST_ROWS, objection
+from joulebook_collector.limits import MOST_ROWS, objection
 from joulebook_collector.unread import Unread, canonical
 
 VERSION: Final = 1

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,6 +19,7 @@ from joulebook.errors import BadInput, LedgerError
 from joulebook.rows import Batch
 
 from joulebook_collector.ledger import Forked, Ledger, Receipt
+from joulebook_collector.limits import MOST_WAITING_BYTES
 
 QUEUE_ROWS: Final = 24_000
 """Rows that may wait: what 200 agents send at once, 120 rows each."""
@@ -47,11 +50,13 @@ class Written:
 
 
 Outcome = Written | Forked | BadInput
+Told = Outcome | Unwritten
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     batch: Batch
+    size_bytes: int
     done: asyncio.Future[Outcome]
 
 
@@ -66,9 +71,11 @@ class Writer:
         self, ledger: Ledger, turn: threading.Lock, broken: Callable[[str], None], queue_rows: int = QUEUE_ROWS
     ) -> None:
         self.waiting_rows = 0
+        self._waiting_bytes = 0
         self.queue_rows = queue_rows
         self.rows_per_second = 0.0
         self.failures = 0
+        self._last_failure = ""
         self._ledger = ledger
         self._turn = turn
         self._broken = broken
@@ -79,15 +86,20 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
-    async def submit(self, batch: Batch) -> Outcome:
-        """What became of the batch, once it is durable. Raises Full at once, Unwritten when it could not be stored."""
+    async def submit(self, batch: Batch, size_bytes: int) -> Outcome:
+        """What became of the batch, once it is durable. Raises Full at once, Unwritten when it could not be stored.
+
+        size_bytes: of its text.
+        """
         rows = len(batch.rows)
-        if self._stopping or (self.waiting_rows and self.waiting_rows + rows > self.queue_rows):
+        many = self.waiting_rows + rows > self.queue_rows or self._waiting_bytes + size_bytes > MOST_WAITING_BYTES
+        if self._stopping or (self.waiting_rows and many):
             raise Full(self._wait_seconds())
         done: asyncio.Future[Outcome] = self._loop.create_future()
         self.waiting_rows += rows
+        self._waiting_bytes += size_bytes
         with self._some:
-            self._queue.append(_Waiting(batch, done))
+            self._queue.append(_Waiting(batch, size_bytes, done))
             self._some.notify()
         return await asyncio.shield(done)
 
@@ -127,21 +139,30 @@ class Writer:
                 rows += len(group[-1].batch.rows)
             return group
 
-    def _write(self, batches: Sequence[Batch]) -> list[Outcome] | Unwritten:
+    def _write(self, batches: Sequence[Batch]) -> Sequence[Told]:
         try:
             with self._turn:
                 outcomes = self._ledger.ingest_all(batches)
                 return [self._outcome(batch, outcome) for batch, outcome in zip(batches, outcomes, strict=True)]
         except (duckdb.FatalException, duckdb.InternalException) as error:
-            return self._failed(str(error).splitlines()[0], fatal=True)
+            return self._failed(batches, error, fatal=True)
         except (duckdb.Error, LedgerError) as error:
-            return self._failed(str(error).splitlines()[0], fatal=False)
+            return self._failed(batches, error, fatal=False)
+        except Exception as error:  # noqa: BLE001 - a defect that one batch meets must not keep out the others
+            if len(batches) > 1:
+                return [told for batch in batches for told in self._write([batch])]
+            traceback.print_exc()
+            return self._failed(batches, error, fatal=False)
 
-    def _failed(self, why: str, *, fatal: bool) -> Unwritten:
+    def _failed(self, batches: Sequence[Batch], error: Exception, *, fatal: bool) -> Sequence[Told]:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
         self.failures += 1
         if fatal:
             self._loop.call_soon_threadsafe(self._broken, why)
-        return Unwritten(why)
+        elif why != self._last_failure:
+            print(f"joulebook collector: a commit failed: {why}", file=sys.stderr, flush=True)
+        self._last_failure = why
+        return [Unwritten(why) for _ in batches]
 
     def _outcome(self, batch: Batch, outcome: Receipt | Forked | BadInput) -> Outcome:
         if not isinstance(outcome, Receipt):
@@ -158,13 +179,12 @@ class Writer:
             )
         return Written(outcome, refused)
 
-    def _tell(self, group: Sequence[_Waiting], outcomes: list[Outcome] | Unwritten, rows: int, rate: float) -> None:
+    def _tell(self, group: Sequence[_Waiting], outcomes: Sequence[Told], rows: int, rate: float) -> None:
         self.waiting_rows -= rows
+        self._waiting_bytes -= sum(waiting.size_bytes for waiting in group)
         self.rows_per_second = rate
-        for i, waiting in enumerate(group):
-            if waiting.done.done():
-                continue
-            if isinstance(outcomes, Unwritten):
-                waiting.done.set_exception(outcomes)
+        for waiting, outcome in zip(group, outcomes, strict=True):
+            if isinstance(outcome, Unwritten):
+                waiting.done.set_exception(outcome)
             else:
-                waiting.done.set_result(outcomes[i])
+                waiting.done.set_result(outcome)

@@ -11,8 +11,8 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from joulebook.rows import Labels
+from joulebook_collector.limits import MOST_BODY_BYTES, MOST_ROWS
 from joulebook_collector.service.endpoints import ENDPOINTS
-from joulebook_collector.service.limits import MOST_BODY_BYTES, MOST_ROWS
 from joulebook_collector.service.metrics import Metrics
 from joulebook_collector.testing import a_measurement, a_run
 from schemathesis.generation import GenerationMode

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import zstandard
 from joulebook.rows import Ensemble, Labels, Mark, Policy, Reassignment, Share, ShareKind, Technique, to_wire
-from joulebook_collector.service.limits import MOST_ROWS
+from joulebook_collector.limits import MOST_ROWS
 from joulebook_collector.service.unpack import Garbled, TooLarge, unpack
 from joulebook_collector.service.wire import Malformed, TooManyRows, read_batch
 from joulebook_collector.testing import START_US, a_measurement, a_run

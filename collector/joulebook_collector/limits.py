@@ -11,6 +11,8 @@ MOST_BODY_BYTES: Final = 8 << 20
 """Of one request, packed and unpacked alike."""
 MOST_BODIES_BYTES: Final = 64 << 20
 """Of all requests that are being read at one moment."""
+MOST_WAITING_BYTES: Final = 128 << 20
+"""Of all batches that wait to be written, unpacked: a bound for rows that are larger than most."""
 MOST_ROWS: Final = 5000
 """Of one batch; agents send 500."""
 MOST_SHARES: Final = 4096
