@@ -60,6 +60,7 @@ from joulebook.lease import take_lease  # noqa: E402
 from joulebook.loop import Loop  # noqa: E402
 from joulebook.meters import Device, Reading, Roots  # noqa: E402
 from joulebook.outbox import Outbox  # noqa: E402
+from joulebook.reopening import Reopening  # noqa: E402
 from joulebook.rows import Component, Measurement, Method, Run  # noqa: E402
 from joulebook.sampler import Sampler  # noqa: E402
 from joulebook.settings import Settings  # noqa: E402
@@ -170,7 +171,7 @@ class World:
         self.sampler = Sampler(outbox, folder, [Meter()], roots, Settings(sample_ns=TICK_NS), "bench", "boot")
         self.sampler.start()
         reader, _ = os.pipe()
-        self.loop = Loop(self.sampler, self.home, [], None, reader, take_lease(self.home))
+        self.loop = Loop(self.sampler, self.home, Reopening([], roots, 0), None, reader, take_lease(self.home))
         self.job: Job | None = None
         self.begun = 0
 

@@ -32,7 +32,12 @@ class BadInput(JoulebookError):
 
 
 class MeterUnavailable(JoulebookError):
-    """A power source that is absent or unreadable here; never a source that reads zeros."""
+    """A power source that is absent or unreadable here; never a source that reads zeros.
+
+    patience_seconds: how long not to ask it again; a driver that is loaded meanwhile is what is waited for.
+    """
+
+    patience_seconds = 30.0
 
 
 class LedgerError(JoulebookError):

@@ -6,15 +6,16 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from joulebook.adoption import adopt
 from joulebook.clock import boottime_ns
 from joulebook.home import Home
 from joulebook.inotify import Inotify
 from joulebook.lease import Lease, write_status
-from joulebook.meters import Refused
+from joulebook.reopening import Reopening
 from joulebook.sampler import Sampler
 from joulebook.units import NS_PER_SECOND
 
@@ -65,7 +66,7 @@ class Loop:
 
     sampler: Sampler
     home: Home
-    refused: Sequence[Refused]
+    reopening: Reopening
     until_idle_ns: int | None
     stop_fd: int
     lease: Lease
@@ -153,6 +154,7 @@ class Loop:
             self._plan_burst(now)
         if tick:
             self._tick(now)
+            new |= self._reopen(now)
         if sampler.quick_ns is not None:
             self._plan_quick(now, sampler.quick_ns)
         if not self.wake_wanted and (now >= sampler.grid or sampler.ends):
@@ -196,6 +198,15 @@ class Loop:
         if telemetry is not None:
             telemetry.ticked(due, now, shift)
         self.next_tick = ((now + shift) // step + 1) * step - shift
+
+    def _reopen(self, now: int) -> bool:
+        """Try refused meters again when it is time. True when one is read from now on."""
+        self.reopening.step(now)
+        waiting = self.reopening.opened
+        if not waiting:
+            return False
+        self.reopening.opened = [meter for meter in waiting if not adopt(self.sampler, meter)]
+        return len(self.reopening.opened) < len(waiting)
 
     def _plan_quick(self, now: int, step: int) -> None:
         """While a run is open, instant power is read between the ticks too."""
@@ -262,7 +273,9 @@ class Loop:
                 h.device.device_id: {"component": h.device.component, "method": h.device.method, "meter": h.meter}
                 for h in sampler.devices.values()
             },
-            "refused": [{"meter": r.name, "cause": r.error.cause, "remedy": r.error.remedy} for r in self.refused],
+            "refused": [
+                {"meter": r.name, "cause": r.error.cause, "remedy": r.error.remedy} for r in self.reopening.refused
+            ],
             "read_errors": sampler.read_errors,
         }
         if repr(status) != self.told:

@@ -42,6 +42,11 @@ def start_of_run_record(roots: Roots, pid: int, devices: Sequence[Device]) -> di
     return {key: value for key, value in record.items() if value is not None and value != {}}
 
 
+def visible_gpus(roots: Roots, pid: int, devices: Sequence[Device]) -> list[str] | None:
+    """Ids of those GPUs, or of their slices, that the process may see; None when nothing limits them."""
+    return _visible(_environ(roots.proc, pid), devices)
+
+
 def _environ(proc: Path, pid: int) -> dict[str, str]:
     """A process's environment as it was when it started; empty when it may not be read."""
     try:

@@ -33,7 +33,7 @@ def recover(home: Home) -> bool:
         try:
             roots = roots_from_environment()
             folder = MarksFolder(home, roots.proc, machine, boot_id())
-            sampler = Sampler(outbox, folder, (), roots, settings, machine, boot_id())
+            sampler = Sampler(outbox, folder, [], roots, settings, machine, boot_id())
             sampler.book.ended = ended_runs(outbox)
             sampler.start()
             now = boottime_ns()

@@ -69,3 +69,7 @@ class Remainder:
         self.left.history.add(t, self._most)
         if fell:
             self.left.notes.append((t, DEFICIT))
+
+    def lose_track(self) -> None:
+        """A part was taken away: what the node drew beyond the others goes on from its next reading."""
+        self._base = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -69,6 +69,12 @@ class RunState:
         if text not in self.run.notes:
             self.run = replace(self.run, notes=(*self.run.notes, text))
             self.changed = True
+
+    def see_gpus(self, visible: Sequence[str] | None) -> None:
+        """Which GPUs its processes may use, of those that are known by now; None where nothing limits them."""
+        rest = {name: value for name, value in self.run.record.items() if name != "visible_gpus"}
+        self.run = replace(self.run, record=rest if visible is None else {**rest, "visible_gpus": list(visible)})
+        self.changed = True
 
     def leave_unread(self, unread_ns: Mapping[str, int]) -> None:
         """Of which devices nothing was read before the run's end, and for how many nanoseconds each."""

@@ -27,7 +27,7 @@ from joulebook.marks_file import MarksFile
 from joulebook.meters import Askable, Device, Follower, Limited, Meter, Reading, Roots
 from joulebook.outbox import Outbox, OutboxStatus
 from joulebook.processes import Actor, ProcessTable
-from joulebook.record import start_of_run_record
+from joulebook.record import start_of_run_record, visible_gpus
 from joulebook.remainder import Remainder, remainder_device
 from joulebook.resume import lately_ended
 from joulebook.rows import NO_PHASE, Body, Component, Measurement, Method, Reassignment, Run, from_wire, to_wire
@@ -88,7 +88,7 @@ class Sampler:
 
     outbox: Outbox
     folder: MarksFolder
-    meters: Sequence[Meter]
+    meters: list[Meter]
     roots: Roots
     settings: Settings
     machine_id: str
@@ -132,14 +132,58 @@ class Sampler:
         self.book = RunBook(self.machine_id, self.boot_id)
         self.calibration = self._load_calibration()
         for meter in self.meters:
-            for device in meter.devices:
-                self.devices[device.device_id] = self._history(meter.name, book_name(device, self.machine_id))
+            self._follow_devices(meter)
+        self._know_meters()
+
+    def _follow_devices(self, meter: Meter) -> None:
+        for device in meter.devices:
+            self.devices[device.device_id] = self._history(meter.name, book_name(device, self.machine_id))
+
+    def _know_meters(self) -> None:
+        """What follows from which meters there are."""
         self._told = {meter.name: meter.devices for meter in self.meters}
         self._askable = [meter for meter in self.meters if isinstance(meter, Askable)]
         self._followers = [meter for meter in self.meters if isinstance(meter, Follower)]
         self._divide_nodes()
         self._plan_quick()
         self._find_counted()
+
+    def add_meter(self, meter: Meter, now: int) -> None:
+        """Read one more meter from now on; runs that are open say what of its devices is missing before."""
+        self.digest()
+        self.meters.append(meter)
+        self._follow_devices(meter)
+        for described in (device for one in self.meters for device in one.devices):
+            history = self.devices[described.device_id]
+            if history.whole is None:
+                history.device = replace(history.device, parent=described.parent)
+        self._know_meters()
+        for device in meter.devices:
+            history = self.devices[device.device_id]
+            history.edge = now
+            for state in self.book.runs.values():
+                if state.open and state.run.boot_id == self.boot_id and state.run.started_ns < now:
+                    missing = history.missing(now - state.run.started_ns)
+                    state.note(f"{history.device.device_id}: not read before its meter could be opened: {missing}")
+        for file in self.folder.files.values():
+            run = self.book.runs.get(file.run_id)
+            if run is not None and run.open and "visible_gpus" in run.run.record and not file.gone:
+                run.see_gpus(visible_gpus(self.roots, file.pid, [h.device for h in self.devices.values()]))
+        self.read_meters([meter])
+
+    def drop_devices(self, device_ids: Collection[str]) -> None:
+        """Read these no more: others stand for them. A meter of which none is left is closed."""
+        for meter in list(self.meters):
+            left = [device for device in meter.devices if device.device_id not in device_ids]
+            if meter.devices and not left:
+                meter.close()
+                self.meters.remove(meter)
+            elif len(left) < len(meter.devices):
+                meter.devices = left
+        for device_id in device_ids:
+            del self.devices[device_id]
+        for node in self.nodes.values():
+            node.lose_track()
 
     def _load_calibration(self) -> Calibration:
         """Idle powers as calibrated; a damaged file stops no metering."""
@@ -169,12 +213,15 @@ class Sampler:
 
     def _divide_nodes(self) -> None:
         """A node that contains metered parts is booked as what it draws beyond them."""
-        for device_id, whole in list(self.devices.items()):
+        for device_id, history in list(self.devices.items()):
             parts = {own_id: h for own_id, h in self.devices.items() if h.device.parent == device_id}
-            if parts:
-                left = self._history(whole.meter, remainder_device(whole.device), parts)
-                left.whole, left.parts = whole, list(parts.values())
-                self.nodes[device_id] = Remainder(whole, list(parts.values()), left)
+            if device_id in self.nodes:
+                self.nodes[device_id].parts = history.parts = list(parts.values())
+                self._set_idle(history, parts)
+            elif parts:
+                left = self._history(history.meter, remainder_device(history.device), parts)
+                left.whole, left.parts, left.edge = history, list(parts.values()), history.edge
+                self.nodes[device_id] = Remainder(history, list(parts.values()), left)
                 self.devices[device_id] = left
 
     def _capacity(self, component: Component) -> float | None:

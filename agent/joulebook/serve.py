@@ -31,8 +31,9 @@ from joulebook.lease import (
     try_lease,
 )
 from joulebook.loop import Loop
-from joulebook.meters import Meter, MeterAbsent, Refused, open_meters, roots_from_environment
+from joulebook.meters import Meter, MeterAbsent, open_meters, roots_from_environment
 from joulebook.outbox import Outbox
+from joulebook.reopening import Reopening
 from joulebook.resume import ended_runs, leave_counters
 from joulebook.sampler import Sampler
 from joulebook.settings import Settings, settings_from_environment
@@ -65,8 +66,8 @@ class _Agent:
     stop_fd: int
     telemetry: Telemetry | None
     destination: Destination | None
-    meters: Sequence[Meter] = ()
-    refused: Sequence[Refused] = ()
+    meters: list[Meter]
+    reopening: Reopening
 
 
 def serve(home: Home, until_idle_seconds: float | None, *, standby: bool) -> bool:
@@ -88,11 +89,11 @@ def serve(home: Home, until_idle_seconds: float | None, *, standby: bool) -> boo
         if lease is None:
             return False
         stack.enter_context(lease)
-        agent = _Agent(home, settings, until_idle_seconds, stop_fd, telemetry, destination)
         lease.take_runs()
         with suppress(OSError):
             forget_other_boots(home, machine_id())
-        _open_meters(agent, stack)
+        meters, reopening = _open_meters(telemetry, stack)
+        agent = _Agent(home, settings, until_idle_seconds, stop_fd, telemetry, destination, meters, reopening)
         while _meter(agent, lease):
             lease.take_runs()
     return True
@@ -124,19 +125,27 @@ def _telemetry(settings: Settings, stack: ExitStack, *, standing_by: bool) -> Te
     return telemetry
 
 
-def _open_meters(agent: _Agent, stack: ExitStack) -> None:
-    meters, refused = open_meters(None, roots_from_environment())
-    for meter in meters:
-        stack.callback(meter.close)
+def _open_meters(telemetry: Telemetry | None, stack: ExitStack) -> tuple[list[Meter], Reopening]:
+    """The meters that open, and those that are to be tried again; ``stack`` closes all, those that come later too."""
+    roots = roots_from_environment()
+    meters, refused = open_meters(None, roots)
+    reopening = Reopening(refused, roots, boottime_ns())
+    stack.callback(_close, meters)
+    stack.callback(reopening.close)
     for refusal in refused:
         absent = isinstance(refusal.error, MeterAbsent)  # what is not there needs no mending
         if not (absent and meters):
             print(refusal.error.lines("agent"), file=sys.stderr)
-        if agent.telemetry is not None and not absent:
-            agent.telemetry.unavailable(refusal.name)
-    if agent.telemetry is not None:
-        agent.telemetry.standing_by = False
-    agent.meters, agent.refused = meters, refused
+        if telemetry is not None and not absent:
+            telemetry.unavailable(refusal.name)
+    if telemetry is not None:
+        telemetry.standing_by = False
+    return meters, reopening
+
+
+def _close(meters: Sequence[Meter]) -> None:
+    for meter in meters:
+        meter.close()
 
 
 def _meter(agent: _Agent, lease: Lease) -> bool:
@@ -160,7 +169,7 @@ def _meter(agent: _Agent, lease: Lease) -> bool:
         sampler.start()
         idle = None if agent.until_idle_seconds is None else int(agent.until_idle_seconds * NS_PER_SECOND)
         _settle_memory()
-        loop = Loop(sampler, home, agent.refused, idle, agent.stop_fd, lease, shipper)
+        loop = Loop(sampler, home, agent.reopening, idle, agent.stop_fd, lease, shipper)
         loop.run()
         if agent.telemetry is not None:
             sampler.publish(boottime_ns(), loop.shipping())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from collections.abc import Callable, Sequence
 from ctypes import Structure, byref, c_char, c_int, c_int64, c_uint, c_ulonglong, c_void_p
 from typing import Any, Final, TypeVar, cast
@@ -120,13 +121,15 @@ class Library:
     """A loaded library. Handles are ``c_void_p``; every refusal raises NvmlError.
 
     All meters of a process share one, since NVML counts who has initialised it and only the last
-    to leave closes it.  generation: counts the times that it was initialised; handles are of one generation.
+    to leave closes it; a meter may be opened in a thread of its own beside those that are read.
+    generation: counts the times that it was initialised; handles are of one generation.
     """
 
     def __init__(self, file: str) -> None:
         """file: a path, or a name for the loader to find. Raises OSError where there is none."""
         self._dll = ctypes.CDLL(file)
-        self._rooms: dict[type[Structure], Any] = {}
+        self._rooms: dict[tuple[int, type[Structure]], Any] = {}
+        self._lock = threading.RLock()
         self._users = 0
         self._initialised = False
         self.generation = 0
@@ -151,22 +154,25 @@ class Library:
 
     def enter(self) -> None:
         """One more user; the first initialises it."""
-        if not self._users:
-            self.reopen()
-        self._users += 1
+        with self._lock:
+            if not self._users:
+                self.reopen()
+            self._users += 1
 
     def leave(self) -> None:
         """One user less; the last gives everything back. Harmless when the driver has gone already."""
-        self._users -= 1
-        if not self._users:
-            self._shutdown()
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._shutdown()
 
     def reopen(self) -> None:
         """Close and initialise: all handles die. GPUs are attached when their handles are asked for."""
-        self._shutdown()
-        self.call("nvmlInit_v2")
-        self._initialised = True
-        self.generation += 1
+        with self._lock:
+            self._shutdown()
+            self.call("nvmlInit_v2")
+            self._initialised = True
+            self.generation += 1
 
     def _shutdown(self) -> None:
         if self._initialised:
@@ -219,7 +225,8 @@ class Library:
 
     def _listed(self, kind: type[S], ask: Callable[[Any, Any], Any]) -> Sequence[S]:
         """A list of unknown length, valid until the next of its kind is asked for. "Not found" is an empty one."""
-        room: Any = self._rooms.get(kind) or (kind * ROOM)()
+        own = threading.get_ident(), kind  # two threads that ask at once must not fill one room
+        room: Any = self._rooms.get(own) or (kind * ROOM)()
         count, code = c_uint(), INSUFFICIENT_SIZE
         for _ in range(LONGEST_ASKS):
             count.value = len(room)
@@ -227,7 +234,7 @@ class Library:
             if code != INSUFFICIENT_SIZE:
                 break
             room = (kind * min(max(count.value, len(room)) + ROOM, MOST_ROOM))()
-        self._rooms[kind] = room
+        self._rooms[own] = room
         if code == NOT_FOUND:
             return []
         self.check(code)

@@ -29,6 +29,8 @@ class NoAnswer(MeterUnavailable):
     def __init__(self, cause: str, remedy: str, *, lasting: bool = False) -> None:
         super().__init__(cause, remedy)
         self.lasting = lasting
+        if lasting:
+            self.patience_seconds = REFUSED_PAUSE_SECONDS
 
 
 class Poller:

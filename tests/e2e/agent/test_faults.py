@@ -14,6 +14,7 @@ import time
 import pytest
 from faults import assert_true, assert_unbroken, lawful_rows, start_job, tell_cost
 from joulebook.clock import boottime_ns
+from joulebook.rows import Measurement
 
 pytestmark = pytest.mark.slow
 soak = pytest.mark.soak
@@ -114,6 +115,26 @@ def test_a_gpu_that_is_away_for_the_whole_run_is_not_passed_over(simulated):
     assert any(least <= joules <= most for device, joules in drawn.items() if note.startswith(device))
     assert document["coverage"] == 0.0
     assert document["energy_joules"]["gpu"] == pytest.approx(drawn[next(iter(document["devices"]))], rel=0.03)
+
+
+def test_a_driver_that_is_loaded_after_the_agent_began_counts_from_then_on(simulated):
+    simulated.powercap("--packages", "1", "--curve", "constant:100")
+    simulated.nvml("--gpus", "1", "--curve", "constant:200", "--down", "0:15")
+    simulated.environ["JOULEBOOK_METERS"] = "rapl,nvml"
+    document, run = start_job(simulated, 40).end(simulated)
+    rows = lawful_rows(simulated)
+    tell_cost(simulated, document, run)
+    assert_kept(document)
+    assert document["energy_joules"]["cpu"] == pytest.approx(100 * (run.ended_ns - run.started_ns) / 1e9, rel=0.02)
+    mine = [row for row in rows if isinstance(row, Measurement) and row.device_id.startswith("GPU-")]
+    known_ns = max(row.ended_ns for row in mine) - min(row.started_ns for row in mine)
+    assert 5e9 < known_ns < 15e9
+    assert sum(row.energy_millijoules for row in mine) == pytest.approx(200_000 * known_ns / 1e9, rel=0.02)
+    (note,) = [note for note in document["notes"] if "not read before its meter could be opened" in note]
+    least, most = bounds(note)
+    missing = simulated.truth(run.started_ns, min(row.started_ns for row in mine))[mine[0].device_id]
+    assert least <= missing <= most
+    assert document["coverage"] == pytest.approx(known_ns / (run.ended_ns - run.started_ns), abs=0.05)
 
 
 def test_a_counter_that_goes_back_to_zero_is_a_gap_that_holds_the_truth(simulated):
