@@ -7,10 +7,14 @@ import subprocess
 import time
 from pathlib import Path
 
+from conftest import is_alive, wait_for
+
 
 def test_without_more_words_it_shows_the_last_run(bench):
     assert bench.joulebook("run", "--quiet", "--name", "first", "--", "true").returncode == 0
     assert bench.joulebook("run", "--quiet", "--name", "second", "--", "true").returncode == 0
+    agent = bench.agent_pid()
+    wait_for(lambda: not is_alive(agent), seconds=60, what="the agent's end: its last rows come then")
     done = bench.joulebook("report")
     assert done.returncode == 0, done.stderr
     assert done.stdout == bench.joulebook("report", "run", "last").stdout
