@@ -6,6 +6,7 @@ import os
 import select
 import sys
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -65,16 +66,31 @@ class MarksFolder:
                 self._introduce_by_name(file)
             if name not in self.files and file.run_id:
                 self._watch(file)
-                if not self._may_speak(file):
-                    print(f"joulebook agent: marks file {name} is not its process's: passed over", file=sys.stderr)
+                if not self._may_speak(file, file.reader):
                     self.release(file)
-                    self._foreign.add(name)
                     continue
                 self.files[name] = file
                 if not file.pid and lines:
                     lines = [_unseen(line) if line.kind == "join" else line for line in lines]
             if name in self.files and (lines or len(file.reader.corrupt) > damage):
                 yield file, lines
+
+    def read_logs(self, file: MarksFile, until_ns: int | None = None) -> list[Line]:
+        """What a process has logged since, up to an instant; None: it logs no more.
+
+        Raises OSError where others may have put something in the place of the folder.
+        """
+        place = self.home.mark_logs
+        if place.is_symlink():
+            raise OSError(None, f"{place} is a link")
+        if file.logs is None and file.log_key not in self._foreign:
+            logs = MarksReader(place / file.key, file.log_key)
+            try:
+                logs.path.lstat()
+            except FileNotFoundError:
+                return []  # it has logged nothing
+            file.logs = logs if self._may_speak(file, logs) else None
+        return file.read_logs(until_ns)
 
     def joined_unseen(self) -> bool:
         """True when a living process has joined a run in a file that was never read here."""
@@ -107,16 +123,23 @@ class MarksFolder:
         except OSError:
             file.pidfd = -1
 
-    def _may_speak(self, file: MarksFile) -> bool:
+    def _may_speak(self, file: MarksFile, reader: MarksReader) -> bool:
         """In a folder that many users write to, nobody speaks for another's process but root."""
-        if self.home.shared is None or not file.seen_alive or not file.pid:
+        if self.home.shared is None:
             return True
+        if file.seen_alive and file.pid and not file.gone:
+            file.speakers |= users_of(self.proc, file.pid)
         try:
-            owner = (self.home.marks / file.key).stat().st_uid
+            owner = reader.path.lstat().st_uid
         except OSError:
-            return False
-        users = users_of(self.proc, file.pid)
-        return owner == 0 or owner in users or not users
+            owner = -1
+        if not file.speakers:  # its users cannot be known: whoever joined for it
+            file.speakers.add(owner)
+        if owner == 0 or owner in file.speakers:
+            return True
+        print(f"joulebook agent: marks file {reader.key} is not its process's: passed over", file=sys.stderr)
+        self._foreign.add(reader.key)
+        return False
 
     def _is_now(self, file: MarksFile) -> bool:
         return file.boot_id == self.boot_id
@@ -153,29 +176,39 @@ class MarksFolder:
             file.pidfd = -1
 
     def remove(self, key: str) -> None:
-        """The file's marks are durable in the outbox: it is no longer needed. A corrupt one is kept aside."""
+        """The process's marks and logs are durable in the outbox: no longer needed. A corrupt file is kept aside."""
         file = self.files.pop(key)
         self.release(file)
-        try:
-            if file.reader.corrupt:
-                self._set_aside(key)
-            else:
-                (self.home.marks / key).unlink()
-        except FileNotFoundError:
-            return  # taken away while it was written to
-        except OSError as error:
-            print(f"joulebook agent: marks file {key} cannot be removed: {error}", file=sys.stderr)
-            self._foreign.add(key)  # read again it would count again
+        for reader in reversed(file.readers):  # the marks last: without them nobody knows whose the logs are
+            try:
+                self._put_away(reader)
+            except FileNotFoundError:
+                continue  # taken away while it was written to
+            except OSError as error:
+                print(f"joulebook agent: marks file {reader.key} cannot be removed: {error}", file=sys.stderr)
+                self._foreign.add(reader.key)  # read again it would count again
 
-    def _set_aside(self, key: str) -> None:
-        aside = self.home.marks / "corrupt"
-        aside.mkdir(mode=0o700, exist_ok=True)
-        # In a shared folder others may have put a link there, to where only the agent may write.
-        fd = os.open(aside, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            os.rename(self.home.marks / key, key, dst_dir_fd=fd)
-        finally:
-            os.close(fd)
+    def _put_away(self, reader: MarksReader) -> None:
+        name = reader.path.name
+        place = reader.path.parent
+        with _opened(place, may_be_link=place == self.home.marks) as folder:
+            if not reader.corrupt:
+                os.unlink(name, dir_fd=folder)
+                return
+            aside = self.home.marks / "corrupt"
+            aside.mkdir(mode=0o700, exist_ok=True)
+            with _opened(aside) as kept:
+                os.rename(name, reader.key.replace("/", "."), src_dir_fd=folder, dst_dir_fd=kept)
+
+
+@contextmanager
+def _opened(folder: Path, *, may_be_link: bool = False) -> Iterator[int]:
+    """A folder to make changes in: others may have put a link there, to where only the agent may write."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if may_be_link else os.O_NOFOLLOW))
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _unseen(line: Line) -> Line:

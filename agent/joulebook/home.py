@@ -21,6 +21,11 @@ class Home(NamedTuple):
         return self.shared or self.root / "marks"
 
     @property
+    def mark_logs(self) -> Path:
+        """What processes log, one file each: beside their marks, where writing wakes no agent."""
+        return self.marks / "logs"
+
+    @property
     def outboxes(self) -> Path:
         """Durable queues of rows, one per agent."""
         return self.root / "outbox"
@@ -47,10 +52,11 @@ class Home(NamedTuple):
             for place in (self.root, self.outboxes, self.logs):
                 place.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self.shared is None:
-                self.marks.mkdir(mode=0o700, exist_ok=True)
+                for place in (self.marks, self.mark_logs):
+                    place.mkdir(mode=0o700, exist_ok=True)
             else:
                 variable = "JOULEBOOK_MARKS"
-                for place in (self.marks, self.agents):
+                for place in (self.marks, self.mark_logs, self.agents):
                     _make_shared(place)
         except OSError as error:
             raise JoulebookError(

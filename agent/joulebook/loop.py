@@ -181,6 +181,7 @@ class Loop:
         ending = max((t for t in self.sampler.ends if t <= now), default=None)
         if not self.sampler.close_spans(now):
             return
+        self.wake_wanted |= self.sampler.read_logs()
         through = ending if ending is not None and self.sampler.edge >= ending else None
         if self.sampler.flush(now, finish_through=through):
             self.complained = False
@@ -243,7 +244,7 @@ class Loop:
 
     def finish(self) -> None:
         """Close what is open up to now and leave everything durable."""
-        self.sampler.read_marks()
+        self.sampler.read_logs()
         self.sampler.read_meters()
         now = boottime_ns()
         self.sampler.scan(now)

@@ -1,4 +1,4 @@
-"""Marks files: what a trainer says of itself, one append-only file per process (docs/reference/marks.md).
+"""Marks files: what a trainer says of itself, append-only, one writer each (docs/reference/marks.md).
 
 Writing is one ``write`` of one line to a file opened with O_APPEND: no socket to lose it, no thread,
 no signal, no exit hook. Reading takes whole lines only; a torn tail waits for its rest.
@@ -147,9 +147,10 @@ class MarksReader:
         self.refused = False
         self._known_n = -1
 
-    def read(self, *, final: bool = False) -> Iterator[Line]:
-        """The marks since the last read. final: the writer is gone, so a torn tail is corrupt and not to come.
+    def read(self, *, final: bool = False, until_ns: int | None = None) -> Iterator[Line]:
+        """The marks since the last read, those after ``until_ns`` (CLOCK_BOOTTIME) left for the next.
 
+        final: the writer writes no more, so a torn tail is corrupt and not to come.
         A file that is shorter than what was read of it, or was taken away, is read from its start: what it held is
         known already, and what comes next lies before where we were.  Raises OSError on what is no regular file.
         """
@@ -159,9 +160,11 @@ class MarksReader:
             lines.append(tail)
         end = self.offset + len(data)
         for raw in lines:
+            line = parse(raw)
+            if line is not None and until_ns is not None and line.at_ns > until_ns:
+                return
             self.offset = min(self.offset + len(raw) + 1, end)
             self.line_number += 1
-            line = parse(raw)
             if line is None:
                 self.corrupt.append(self.line_number)
             elif line.n > self._known_n:

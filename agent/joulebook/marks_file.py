@@ -1,4 +1,4 @@
-"""One process's marks, as an agent follows them: who the process is, and what it was in when."""
+"""One process's marks, as an agent follows them: who the process is, what it was in when, and what it logged."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from joulebook.timeline import Timeline
 class MarksFile:
     """One process's marks. key: the file's name.  pid: its number here, 0 when it is not to be seen from here.
 
-    pidfd: readable once the process is gone, -1 when not held.  seen_alive: this agent saw the process live, so
-    that it knows when it went.
+    logs: its log file, None while none was seen.  whole: all that it logged was read after it was in no run any more.
+    speakers: ids of the users who may write for it in a shared folder, beside root.  pidfd: readable once the process
+    is gone, -1 when not held.  seen_alive: this agent saw the process live, so that it knows when it went.
     """
 
     key: str
     reader: MarksReader
+    logs: MarksReader | None = None
+    whole: bool = False
+    speakers: set[int] = field(default_factory=set)
     timeline: Timeline = field(default_factory=Timeline)
     run_id: str = ""
     pid: int = 0
@@ -33,6 +37,16 @@ class MarksFile:
     seen_alive: bool = False
     last_ns: int = 0
     last_us: int = 0
+
+    @property
+    def log_key(self) -> str:
+        """What messages call its log file, and the outbox the place in it."""
+        return f"logs/{self.key}"
+
+    @property
+    def readers(self) -> list[MarksReader]:
+        """Its files."""
+        return [self.reader] if self.logs is None else [self.reader, self.logs]
 
     @property
     def launcher(self) -> bool:
@@ -62,8 +76,29 @@ class MarksFile:
             lines.append(line)
         for line in lines:
             self.timeline.take(line)
-            self.last_ns, self.last_us = max(self.last_ns, line.at_ns), max(self.last_us, line.at_us)
+            self._see(line)
         return lines
+
+    def read_logs(self, until_ns: int | None = None) -> list[Line]:
+        """What it has logged since, up to an instant on CLOCK_BOOTTIME; None: it logs no more."""
+        lines: list[Line] = []
+        logs = self.logs
+        if logs is None:
+            return lines
+        try:
+            for line in logs.read(final=until_ns is None, until_ns=until_ns):
+                if line.kind == "log":
+                    lines.append(line)
+                    self._see(line)
+                else:
+                    logs.corrupt.append(logs.line_number)
+        except OSError as error:
+            logs.refuse(error, final=until_ns is None)
+        return lines
+
+    def _see(self, line: Line) -> None:
+        """A sign of life."""
+        self.last_ns, self.last_us = max(self.last_ns, line.at_ns), max(self.last_us, line.at_us)
 
     def _introduce(self, line: Line) -> None:
         """The first join says who the process is; a later track of the same run, that it will say when it leaves."""

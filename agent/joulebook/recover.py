@@ -7,6 +7,7 @@ from joulebook.folder import MarksFolder
 from joulebook.home import Home
 from joulebook.identity import boot_id, machine_id
 from joulebook.lease import outbox_path, take_lease
+from joulebook.marks import SUFFIX
 from joulebook.meters import roots_from_environment
 from joulebook.outbox import Outbox
 from joulebook.resume import ended_runs, remember_ended
@@ -22,7 +23,7 @@ def recover(home: Home) -> bool:
     """
     machine = machine_id()
     path = outbox_path(home, machine)
-    if not path.exists() and not any(home.marks.iterdir()):
+    if not path.exists() and not any(home.marks.glob(f"*{SUFFIX}")):
         return True
     lease = take_lease(home)
     if lease is None:

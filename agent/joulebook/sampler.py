@@ -383,6 +383,35 @@ class Sampler:
                 state.note(TOO_LATE)
         return any_new
 
+    def read_logs(self) -> bool:
+        """New marks, then what was logged up to then, bound to what its process was in. True as of ``read_marks``.
+
+        A log that is younger than the marks read may be of a phase that is not known yet: it waits.
+        """
+        now = boottime_ns()
+        any_new = self.read_marks()
+        for file in self.folder.files.values():
+            self._follow_logs(file, now if file.timeline.open else None)
+        return any_new
+
+    def _follow_logs(self, file: MarksFile, until_ns: int | None = None) -> None:
+        try:
+            lines = self.folder.read_logs(file, until_ns)
+        except OSError as error:
+            lines = []
+            state = self.book.runs.get(file.run_id)
+            text = f"what its processes logged cannot be read: {error}"
+            if state is not None and text not in state.run.notes:
+                print(f"joulebook agent: run {file.run_id}: {text}", file=sys.stderr)
+                state.note(text)
+        shipped = self.folder.offsets.get(file.log_key, 0)
+        for line in lines:
+            if line.n > shipped:
+                self._ship_mark(file, line, file.log_key)
+                self.folder.offsets[file.log_key] = line.n
+        file.whole = until_ns is None
+        self._note_damage(file)
+
     def note(self, text: str) -> None:
         """Something happened to the machine that the reports of all open runs must say."""
         for state in self.book.runs.values():
@@ -392,9 +421,10 @@ class Sampler:
     def _note_damage(self, file: MarksFile) -> None:
         """Runs whose marks files have unreadable lines say so, once they are known."""
         state = self.book.runs.get(file.run_id)
-        if file.reader.corrupt and state is not None:
-            numbers = ", ".join(str(n) for n in file.reader.corrupt[:5])
-            state.note(f"marks file {file.key} {UNREADABLE} ({numbers}): their marks are missing")
+        for reader in file.readers:
+            if reader.corrupt and state is not None:
+                numbers = ", ".join(str(n) for n in reader.corrupt[:5])
+                state.note(f"marks file {reader.key} {UNREADABLE} ({numbers}): their marks are missing")
 
     def _follow(self, file: MarksFile, lines: Sequence[Line]) -> None:
         was_open, known = set(self.book.open_ids()), set(self.book.runs)
@@ -402,7 +432,7 @@ class Sampler:
         for line in lines:
             self.book.take(file.key, line)
             if line.n > shipped:
-                self._ship_mark(file, line)
+                self._ship_mark(file, line, file.key)
         self.folder.offsets[file.key] = max(line.n for line in lines) if lines else shipped
         if not file.gone and file.key not in self.processes.actors and file.timeline.times:
             actor = Actor(file.key, file.run_id, file.pid, file.launcher)
@@ -421,7 +451,7 @@ class Sampler:
         # A run that is new and not open began and ended before it was looked at.
         self._note_ends(was_open | (self.book.runs.keys() - known))
 
-    def _ship_mark(self, file: MarksFile, line: Line) -> None:
+    def _ship_mark(self, file: MarksFile, line: Line, told_in: str) -> None:
         # A log line names neither run nor phase: it belongs to what the process was in when it was written.
         inside = file.timeline.at(line.at_ns) if line.kind == "log" else None
         run_id = str(line.values.get("run") or (inside.run_id if inside else file.run_id))
@@ -429,7 +459,7 @@ class Sampler:
         if row is not None and inside is not None:
             row = replace(row, phase=inside.phase, member=inside.member)
         if row is None and (state := self.book.runs.get(file.run_id)) is not None:
-            state.note(f"marks file {file.key} line {line.n} has values that are no numbers: left out")
+            state.note(f"marks file {told_in} line {line.n} has values that are no numbers: left out")
         elif row is not None:
             self._pending.append(row)
 
@@ -451,8 +481,9 @@ class Sampler:
         was_open = set(self.book.open_ids())
         for line in file.read():  # whole now: a torn last line is not going to be finished
             self.book.take(file.key, line)
-            self._ship_mark(file, line)
+            self._ship_mark(file, line, file.key)
             self.folder.offsets[file.key] = line.n
+        self._follow_logs(file)  # its last log may be its last sign of life
         self._note_damage(file)
         if self._is_in_a_run(file):
             at, us = self._end_of(file)
@@ -747,7 +778,7 @@ class Sampler:
                 self._left_cpu = saved.get("cpu", {})  # a state of an older version holds none
                 if "machine_cpu" in saved:
                     self.processes.machine.add(saved["edge"], saved["machine_cpu"])
-        self.read_marks()
+        self.read_logs()
         self._bury_leftovers(unended)
 
     def _bury_leftovers(self, runs: Sequence[Run]) -> None:
@@ -781,16 +812,17 @@ class Sampler:
         self.book.forget(old, {file.run_id for file in self.folder.files.values()})
 
     def tidy(self, now: int, *, everything: bool = False) -> None:
-        """Remove marks files whose process left and whose marks are durable, once their grace is over."""
+        """Remove the files of processes that left, once marks and logs are durable and their grace is over."""
         for key, file in list(self.folder.files.items()):
             over = file.last_ns + self.settings.grace_ns < now or everything
-            done = not file.timeline.open and over and not self._needed(file, now)
+            done = not file.timeline.open and file.whole and over and not self._needed(file, now)
             if done:
                 if file.timeline.times and file.boot_id == self.boot_id:
                     self._let_go_ns = max(self._let_go_ns, file.timeline.times[-1])
                 self.folder.remove(key)
                 self.processes.drop_actor(key)
                 self.folder.offsets.pop(key, None)
+                self.folder.offsets.pop(file.log_key, None)
                 self._reserved.pop(key, None)
 
     def _needed(self, file: MarksFile, now: int) -> bool:

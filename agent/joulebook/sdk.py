@@ -68,13 +68,31 @@ class _Process:
         self.home = find_home()
         with suppress(JoulebookError):  # the writer counts what it cannot write
             self.home.make()
-        name = marks_name(job.run_id, self.pid, os.urandom(4).hex())
-        self.marks = MarksWriter(self.home.marks / name, held=self.home.shared is not None)
+        self.name = marks_name(job.run_id, self.pid, os.urandom(4).hex())
+        self.marks = MarksWriter(self.home.marks / self.name, held=self.home.shared is not None)
+        self.logs: MarksWriter | None = None
         write_join(self.marks, job.run_id, role, labels, sys.argv, job.note)
         if start_agent and os.environ.get("JOULEBOOK_AGENT") != "off":
             from joulebook.launch import start_agent_quietly
 
             start_agent_quietly(self.home)
+
+    def log(self, body: str) -> None:
+        """Append to the log file, which the first log opens: beside the marks, where no agent is woken by it."""
+        if self.logs is None:
+            self.logs = MarksWriter(self.home.mark_logs / self.name)
+        self.logs.write("log", body)
+
+    @property
+    def lost(self) -> int:
+        """Lines that could not be written."""
+        return self.marks.lost + (self.logs.lost if self.logs is not None else 0)
+
+    def close(self) -> None:
+        """Close the files."""
+        self.marks.close()
+        if self.logs is not None:
+            self.logs.close()
 
 
 _process: _Process | None = None
@@ -233,13 +251,13 @@ class Track:
                     "status": "failed" if failed else "ok",
                     "reason": kind.__name__ if failed and kind else None,
                     "packages": _packages() if outermost else None,
-                    "lost": process.marks.lost or None,
+                    "lost": process.lost or None,
                 }
             ),
         )
         process.run_ids.remove(self.run_id)
         if outermost:
-            process.marks.close()
+            process.close()
             _process = None
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
@@ -351,7 +369,7 @@ def log(
         body += f',"quality":{{{kept[1:]}}}'
     if dropped:
         body += f',"dropped":[{dropped[1:]}]'
-    process.marks.write("log", body)
+    process.log(body)
 
 
 _texts: dict[str, str] = {}

@@ -12,7 +12,7 @@ from conftest import wait_for
 from joulebook.clock import boottime_ns, utc_us
 from joulebook.identity import boot_id, machine_id
 from joulebook.recover import recover
-from joulebook.rows import Reassignment
+from joulebook.rows import Mark, Reassignment
 from joulebook_collector.ledger import Ledger
 from joulebook_collector.take import take_outboxes
 
@@ -93,7 +93,7 @@ def test_a_damaged_marks_file_costs_its_lines_only_and_the_report_fails_after_pr
         "import glob, joulebook, os, time\n"
         "with joulebook.phase('train'):\n"
         "    time.sleep(2)\n"
-        "    path = glob.glob(os.environ['JOULEBOOK_HOME'] + '/marks/*')\n"
+        "    path = glob.glob(os.environ['JOULEBOOK_HOME'] + '/marks/*.jsonl')\n"
         "    for name in path:\n"
         "        if 'launcher' not in name:\n"
         "            open(name, 'ab').write(b'\\x00 no mark \\xff\\n')\n"
@@ -123,3 +123,20 @@ def test_a_file_whose_first_line_is_damaged_is_named_too(bench, sleeper, monkeyp
     assert run.status == "ok"
     assert any("beef.jsonl has unreadable lines (1)" in note for note in run.notes)
     assert good.path.exists() is False
+
+
+def test_all_that_a_job_logged_is_in_the_book_once_its_run_is_closed(bench):
+    script = bench.root / "job.py"
+    script.write_text(
+        "import joulebook\n"
+        "for name in ('train', 'eval'):\n"
+        "    with joulebook.phase(name):\n"
+        "        for step in range(200):\n"
+        "            joulebook.log(step=step)\n"
+    )
+    done = bench.joulebook("run", "--quiet", "--json", str(bench.root / "run.json"), "--", sys.executable, str(script))
+    assert done.returncode == 0, done.stderr
+    logs = [row for row in bench.rows() if isinstance(row, Mark) and row.kind == "log"]
+    assert [(log.phase, log.step) for log in sorted(logs, key=lambda log: log.n)] == [
+        (name, step) for name in ("train", "eval") for step in range(200)
+    ]

@@ -83,6 +83,7 @@ class Agent:
     def tick(self, now):
         self.sampler.read_meters()
         if self.sampler.close_spans(now):
+            self.sampler.read_logs()
             assert self.sampler.flush(now) is not self.full
 
     def refuse(self, *, on):

@@ -48,6 +48,12 @@ def marks_of(home):
     return [[line for line in lines if not line.get("again")] for lines in files]
 
 
+def logs_of(home):
+    """What was logged, by the name of the file."""
+    paths = sorted(home.glob("marks/logs/*"))
+    return {path.name: [json.loads(line) for line in path.read_text().splitlines()] for path in paths}
+
+
 def test_a_tracked_block(home):
     with joulebook.track("t", study="s", techniques=["int8:bits=8"], seed=3) as run:
         assert os.environ[RUN_ID] == run.run_id
@@ -55,14 +61,35 @@ def test_a_tracked_block(home):
             joulebook.log(samples=64, flops=1e9, loss=0.5)
     assert RUN_ID not in os.environ
     (lines,) = marks_of(home)
-    assert [line["kind"] for line in lines] == ["join", "begin", "log", "end", "leave"]
+    assert [line["kind"] for line in lines] == ["join", "begin", "end", "leave"]
     assert {line["run"] for line in lines if "run" in line} == {run.run_id}
     told = {"name": "t", "study": "s", "seed": 3, "techniques": [{"name": "int8", "parameters": {"bits": 8}}]}
     assert lines[0]["labels"] == told
     assert (lines[1]["phase"], lines[1]["member"]) == ("train", "0")
-    assert (lines[2]["samples"], lines[2]["flops"], lines[2]["quality"]) == (64, 1e9, {"loss": 0.5})
-    assert lines[3]["of"] == lines[1]["n"]
-    assert lines[4]["status"] == "ok"
+    assert lines[2]["of"] == lines[1]["n"]
+    assert lines[3]["status"] == "ok"
+    ((log,),) = logs_of(home).values()
+    assert (log["n"], log["kind"]) == (1, "log")
+    assert (log["samples"], log["flops"], log["quality"]) == (64, 1e9, {"loss": 0.5})
+    assert lines[1]["at_ns"] <= log["at_ns"] <= lines[2]["at_ns"]
+
+
+def test_the_first_log_makes_the_log_file_and_it_has_the_marks_files_name(home):
+    with joulebook.track():
+        assert list(logs_of(home)) == []
+        for step in range(3):
+            joulebook.log(step=step)
+    (path,) = home.glob("marks/*.jsonl")
+    ((name, lines),) = logs_of(home).items()
+    assert (name, [line["n"] for line in lines]) == (path.name, [1, 2, 3])
+
+
+def test_logs_that_could_not_be_written_are_counted_where_the_process_leaves(home):
+    with joulebook.track():
+        (home / "marks" / "logs").rmdir()
+        joulebook.log(samples=1)
+        joulebook.log(samples=1)
+    assert marks_of(home)[0][-1]["lost"] == 3, "the file that could not be opened, and two lines"
 
 
 def test_a_nested_track_is_a_child_run_that_every_rank_names_alike(home, monkeypatch):
@@ -316,7 +343,7 @@ def test_a_forked_child_writes_a_file_of_its_own(home):
 def test_values_that_are_no_numbers_are_named_and_left_out(home):
     with joulebook.track():
         joulebook.log(accuracy=float("nan"), loss="high", nll=0.25, step=3.0, samples=10**400, count=2**70, odd=Odd(2))
-    log = marks_of(home)[0][1]
+    ((log,),) = logs_of(home).values()
     assert (log["quality"], log["step"]) == ({"nll": 0.25}, 3)
     assert log["dropped"] == ["accuracy", "loss", "count", "odd"]
     assert "samples" not in log
