@@ -122,6 +122,17 @@ def price_known(ledger: Ledger, slots: Sequence[SlotEnergy], as_of_us: int) -> l
     return [_known(slot, row) for slot, row in zip(slots, priced, strict=True)]
 
 
+def mean_g_per_kwh(slots: Sequence[PricedSlot]) -> float | None:
+    """Intensity of slots of one PUE together, g/kWh, weighted by their energy; None where any of them has none."""
+    known = [slot.g_per_kwh for slot in slots if slot.g_per_kwh is not None]
+    if len(known) < len(slots):
+        return None
+    if len(set(known)) == 1:
+        return known[0]
+    energy = [slot.energy.energy_millijoules for slot in slots]
+    return math.fsum(g * e for g, e in zip(known, energy, strict=True)) / sum(energy)
+
+
 def slot_step_us(ledger: Ledger, runs: Sequence[Run], as_of_us: int | None = None) -> int:
     """Length of pricing slots, 5 to 60 minutes in microseconds: factor edges within the runs' spans are slot edges."""
     as_of = ledger.as_of(as_of_us)

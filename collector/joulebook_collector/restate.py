@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from joulebook_collector.ledger import Ledger
 from joulebook_collector.priced import PricedSlot, SeriesKey, SlotEnergy
-from joulebook_collector.pricing import KnownPrice, price_known
+from joulebook_collector.pricing import KnownPrice, mean_g_per_kwh, price_known
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,11 +17,12 @@ class Restatement:
     """One change of knowledge and what it did to one run.
 
     old_site_id, site_id: where the machine stood, as known before and after.  old_*, new_*: series,
-    PUE, intensity (g/kWh), its source and label, before and after.  known_at_us: since when the new
-    value is known.  slots: how many pricing slots' parts it touches, from from_us (start of the first)
-    to to_us (start of the last).  delta_g: new minus old emissions in g; None when there is no new
-    price, or when old and new are of series that no difference can be taken of (law 6).  no_delta: why
-    it is None, naming both series; "" when it is not.
+    PUE, intensity (g/kWh; of slots that differ in it, the mean by energy), its source and label, before and
+    after.  old_g, new_g: emissions of those slots before and after, None where there is no price.
+    known_at_us: since when the new value is known.  slots: how many pricing slots' parts it touches, from
+    from_us (start of the first) to to_us (start of the last).  delta_g: new minus old emissions in g; None when
+    there is no new price, or when old and new are of series that no difference can be taken of (law 6).
+    no_delta: why it is None, naming both series; "" when it is not.
     """
 
     run_id: str
@@ -36,6 +38,8 @@ class Restatement:
     new_source: str
     old_label: str
     new_label: str
+    old_g: float | None
+    new_g: float | None
     known_at_us: int
     slots: int
     from_us: int
@@ -57,7 +61,7 @@ def restatements(
     groups: dict[tuple[object, ...], list[tuple[KnownPrice, KnownPrice]]] = defaultdict(list)
     for old, new in zip(first, price_known(ledger, slots, as_of), strict=True):
         if old.slot.emissions_g is not None and _values(old) != _values(new):
-            groups[(new.slot.energy.run_id, *_place_and_values(old), *_place_and_values(new))].append((old, new))
+            groups[(new.slot.energy.run_id, *_way(old), *_way(new))].append((old, new))
     found = [_restatement(changes) for changes in groups.values()]
     return sorted(found, key=lambda r: (r.run_id, r.from_us, r.known_at_us, r.site_id))
 
@@ -79,8 +83,10 @@ def _knowledge_times(ledger: Ledger, after_us: int, up_to_us: int) -> list[int]:
     return [known for (known,) in ledger.query(sql + " order by known_at_us", {"after": after_us, "until": up_to_us})]
 
 
-def _place_and_values(known: KnownPrice) -> tuple[object, ...]:
-    return (known.slot.site_id, *_values(known))
+def _way(known: KnownPrice) -> tuple[object, ...]:
+    """How a slot was priced, its own hour's intensity apart: a day of hours is one change, not twenty-four."""
+    slot = known.slot
+    return (slot.site_id, slot.series, slot.pue, slot.g_per_kwh is None, slot.factor_source, slot.label)
 
 
 def _values(known: KnownPrice) -> tuple[object, ...]:
@@ -100,12 +106,14 @@ def _restatement(changes: Sequence[tuple[KnownPrice, KnownPrice]]) -> Restatemen
         new_series=new.series,
         old_pue=old.pue,
         new_pue=new.pue,
-        old_g_per_kwh=old.g_per_kwh,
-        new_g_per_kwh=new.g_per_kwh,
+        old_g_per_kwh=mean_g_per_kwh([before.slot for before, _ in changes]),
+        new_g_per_kwh=mean_g_per_kwh([after.slot for _, after in changes]),
         old_source=old.factor_source,
         new_source=new.factor_source,
         old_label=old.label,
         new_label=new.label,
+        old_g=_sum_g([before.slot for before, _ in changes]),
+        new_g=_sum_g([after.slot for _, after in changes]),
         known_at_us=max(_known_since(before, after) for before, after in changes),
         slots=len(changes),
         from_us=min(starts),
@@ -122,6 +130,11 @@ def _no_delta(old: PricedSlot, new: PricedSlot) -> str:
     if replace(old.series, zone=new.series.zone) != new.series:
         return f"grams of {old.series.label()} and of {new.series.label()} are not comparable"
     return ""
+
+
+def _sum_g(slots: Sequence[PricedSlot]) -> float | None:
+    known = [slot.emissions_g for slot in slots if slot.emissions_g is not None]
+    return math.fsum(known) if len(known) == len(slots) else None
 
 
 def _grams(known: KnownPrice) -> float:

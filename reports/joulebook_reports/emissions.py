@@ -11,6 +11,7 @@ from typing import Any
 from joulebook.summary import phase_name
 from joulebook.units import JOULES_PER_KWH, joules, kwh
 from joulebook_collector.priced import PricedSlot, SeriesKey
+from joulebook_collector.pricing import mean_g_per_kwh
 from joulebook_collector.shipped import LOCAL_SITE
 
 from joulebook_reports.uncertainty import common_u, interval, product_u_rel
@@ -110,11 +111,14 @@ def _by_phase(slots: Sequence[PricedSlot]) -> dict[str, float]:
 
 
 def _way(slot: PricedSlot) -> tuple[Any, ...]:
-    return (slot.site_id, slot.pue, slot.series, slot.g_per_kwh, slot.factor_source, slot.label, slot.missing)
+    has_none = slot.g_per_kwh is None
+    u = (slot.u_pue, slot.u_g_per_kwh)
+    return (slot.site_id, slot.pue, slot.series, has_none, slot.factor_source, slot.label, slot.missing, *u)
 
 
 def _pricing_row(slots: Sequence[PricedSlot]) -> dict[str, Any]:
     first = slots[0]
+    known = [s.g_per_kwh for s in slots if s.g_per_kwh is not None]
     it_joules = joules(sum(slot.energy.energy_millijoules for slot in slots))
     facility = [s.facility_energy_joules for s in slots if s.facility_energy_joules is not None]
     grams = [s.emissions_g for s in slots if s.emissions_g is not None]
@@ -123,7 +127,8 @@ def _pricing_row(slots: Sequence[PricedSlot]) -> dict[str, Any]:
         "pue": first.pue,
         "u_pue": first.u_pue,
         "series": None if first.series is None else first.series.label(),
-        "g_per_kwh": first.g_per_kwh,
+        "g_per_kwh": mean_g_per_kwh(slots),
+        "g_per_kwh_range": [min(known), max(known)] if known else None,
         "u_g_per_kwh": first.u_g_per_kwh,
         "factor_source": first.factor_source,
         "label": first.label,

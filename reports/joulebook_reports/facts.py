@@ -15,7 +15,8 @@ class Restated:
     """One change of a run's emissions since it was first priced.
 
     known_at_us: when the new price became known.  delta_g: new minus old gCO2e, None where there is
-    none or it cannot be compared (the reason says which).  slots: pricing slots' parts that it touches.
+    none or it cannot be compared (the reason says which).  old_g, new_g: both figures, gCO2e; None where
+    there is no price, or it is not said.  slots: pricing slots' parts that it touches.
     reason: what changed, in words.
     """
 
@@ -23,6 +24,8 @@ class Restated:
     delta_g: float | None
     slots: int
     reason: str
+    old_g: float | None = None
+    new_g: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

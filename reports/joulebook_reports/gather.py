@@ -173,7 +173,7 @@ def _restated(ledger: Ledger, run: Run, slots: Sequence[PricedSlot], as_of_us: i
     if first_known_us is None:
         return ()
     found = restatements(ledger, [slot.energy for slot in slots], first_known_us, as_of_us)
-    return tuple(Restated(r.known_at_us, r.delta_g, r.slots, _change_in_words(r)) for r in found)
+    return tuple(Restated(r.known_at_us, r.delta_g, r.slots, _change_in_words(r), r.old_g, r.new_g) for r in found)
 
 
 def _change_in_words(change: Restatement) -> str:

@@ -198,6 +198,8 @@ def restatement_json(change: Restated) -> dict[str, Any]:
     """One change since the run was first priced."""
     return {
         "known_at": iso_utc(change.known_at_us),
+        "old_g": change.old_g,
+        "new_g": change.new_g,
         "delta_g": change.delta_g,
         "slots": change.slots,
         "reason": change.reason,

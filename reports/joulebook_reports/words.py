@@ -132,14 +132,17 @@ def pricing_rows(doc: RunDocument) -> list[tuple[str, str, str, str, str]]:
         site = f"{row['site']} ({note})" if note else row["site"]
         named = doc["pue_sources"].get(row["site"], "")
         pue = NONE if row["pue"] is None else f"{row['pue']:g} ± {100 * 2 * row['u_pue']:.2g} % ({named})"
-        factor = (
-            "missing"
-            if row["g_per_kwh"] is None
-            else f"{row['g_per_kwh']:.4g} g/kWh ± {200 * row['u_g_per_kwh']:.2g} %"
-        )
+        factor = "missing" if row["g_per_kwh"] is None else f"{_intensity(row)} ± {200 * row['u_g_per_kwh']:.2g} %"
         series = ", ".join(filter(None, (row["series"], row["label"]))) or row["missing"] or NONE
         rows.append((site, pue, factor, series, row["factor_source"] or NONE))
     return rows
+
+
+def _intensity(row: Mapping[str, Any]) -> str:
+    """An intensity, and the least and most of the hours that it is the mean of."""
+    low, high = row["g_per_kwh_range"]
+    spread = "" if low == high else f" ({low:.4g} to {high:.4g})"
+    return f"{row['g_per_kwh']:.4g} g/kWh{spread}"
 
 
 def restatement_lines(doc: Mapping[str, Any]) -> list[str]:
@@ -148,6 +151,8 @@ def restatement_lines(doc: Mapping[str, Any]) -> list[str]:
     for change in doc["restatements"]:
         whose = f"{change['run_id']}: " if "run_id" in change else ""
         delta = "no difference" if change["delta_g"] is None else signed_grams(change["delta_g"])
+        if change["old_g"] is not None and change["new_g"] is not None:
+            delta += f" ({emissions_text(change['old_g'])} before, {emissions_text(change['new_g'])} now)"
         lines.append(f"{whose}{delta} since {change['known_at'][:19]}Z: {change['reason']}")
     return lines
 

@@ -220,6 +220,29 @@ def test_a_corrected_factor_restates_by_hand(ledger):
     assert restatements(ledger, slots, then, then) == []
 
 
+def test_a_day_of_hours_is_restated_as_one_change_with_both_figures(ledger):
+    add_site(ledger, "local", pue=1.5, pue_source="meter", zone="DE")
+    hours = [START_US + hour * US_PER_HOUR for hour in range(24)]
+
+    def a_day(grams, source, **changes):
+        periods = [(at, at + US_PER_HOUR) for at in hours]
+        series = SeriesKey("DE")
+        new = [NewFactor(series, *p, grams(i), source, 0.1, **changes) for i, p in enumerate(periods)]
+        add_factors(ledger, new, "test")
+
+    a_day(lambda hour: 100.0 + hour, "grid", status="forecast")
+    then = ledger.latest_known_us()
+    a_day(lambda hour: 110.0 + 2 * hour, "grid")
+    slots = [a_slot(at, energy=KWH if i else 3 * KWH) for i, at in enumerate(hours)]
+    (only,) = restatements(ledger, slots, then)
+    # 1.5 x (3 x 100 + sum of 101 to 123) = 1.5 x (300 + 2576) = 4314 g; 1.5 x (330 + 2530 + 2 x 276) = 5118 g.
+    assert (only.old_g, only.new_g, only.delta_g) == (pytest.approx(4314), pytest.approx(5118), pytest.approx(804))
+    # By energy over 26 kWh, not over 24 hours: 2876 / 26 and 3412 / 26 g/kWh.
+    assert only.old_g_per_kwh == pytest.approx(2876 / 26)
+    assert only.new_g_per_kwh == pytest.approx(3412 / 26)
+    assert (only.old_label, only.new_label, only.slots) == ("forecast", "", 24)
+
+
 def test_a_move_told_later_restates_from_one_site_to_the_other_since_it_was_told(ledger):
     add_site(ledger, "old", pue=1.0, pue_source="meter", zone="DE")
     add_site(ledger, "new", pue=1.5, pue_source="meter", zone="FR")
