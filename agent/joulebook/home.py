@@ -41,6 +41,11 @@ class Home(NamedTuple):
         return self.root / "agents"
 
     @property
+    def cache(self) -> Path:
+        """What can be fetched again: answers of grid providers, and how often they were asked."""
+        return self.root / "cache"
+
+    @property
     def ledger(self) -> Path:
         """The embedded ledger."""
         return self.root / "ledger.duckdb"

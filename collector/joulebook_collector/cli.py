@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,31 +15,14 @@ from joulebook.errors import BadInput
 from joulebook.home import find_home
 from joulebook.rows import Method
 
+from joulebook_collector.grid.cli import factors_fetch, factors_providers
+from joulebook_collector.options import json_option, series_options
+
 if TYPE_CHECKING:
     from joulebook_collector.ledger import Ledger
     from joulebook_collector.priced import Factor, Site
 
-F = Callable[..., Any]
 METHODS = [str(method) for method in Method]
-
-
-def series_options(command: F) -> F:
-    """Options that tell series of one zone apart."""
-    choices = {
-        "gases": ("CO2e", "CO2"),
-        "accounting": ("location", "market"),
-        "flow": ("production", "consumption"),
-        "basis": ("direct", "lifecycle"),
-        "kind": ("average", "marginal"),
-    }
-    for word, values in choices.items():
-        command = click.option(f"--{word}", type=click.Choice(values), help="Which series of the zone.")(command)
-    return command
-
-
-def json_option(command: F) -> F:
-    """--json: one JSON document on stdout."""
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
 
 
 @click.command("import")
@@ -98,6 +81,7 @@ def site() -> None:
 @click.option("--pue-u", "u_pue", type=float, help="Relative standard uncertainty of the PUE; 0.05 when not given.")
 @click.option("--zone", help="Grid zone; 'joulebook factors zones' lists them.")
 @click.option("--cloud", metavar="PROVIDER:REGION", help="Fill zone and PUE from what is published of a cloud region.")
+@click.option("--provider", metavar="NAME[:CODE]", help="Whom values of the zone are fetched from; '' for nobody.")
 @click.option("--note", default="", help="Shown with the site.")
 @series_options
 @json_option
@@ -108,6 +92,7 @@ def site_add(site_id: str, as_json: bool, **given: Any) -> None:
     joulebook site add local --zone DE --pue 1.3 --pue-source "facility meter 2025"
     joulebook site add dublin --cloud aws:eu-west-1
     joulebook site add lab --zone US-CA
+    joulebook site add london --zone GB --provider uk-carbon-intensity
     """
     from joulebook_collector.sites import add_site
 
@@ -255,6 +240,10 @@ def factors_zones(words: Sequence[str], as_json: bool) -> None:
         print_lines(f"{s.label():60} {names[s.zone]}".rstrip() for s in wanted)
 
 
+factors.add_command(factors_fetch)
+factors.add_command(factors_providers)
+
+
 def open_ledger() -> Ledger:
     """The ledger of JOULEBOOK_HOME, the home made when absent."""
     from joulebook_collector.ledger import Ledger
@@ -309,6 +298,7 @@ def site_line(site: Site) -> str:
     """A site in one line."""
     pue = f"PUE {site.pue:g} ({site.pue_source})" if site.pue is not None else "no PUE"
     zone = site.series.label() if site.series else "no grid zone"
+    zone += f", fetched from {site.provider}" if site.provider else ""
     return f"{site.site_id}: {pue}; {zone}" + (f"; {site.note}" if site.note else "")
 
 

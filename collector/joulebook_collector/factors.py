@@ -44,6 +44,9 @@ LIKELY_KG_PER_KWH: Final = 1.5
 
 CLEAN_ZONE: Final = 20.0
 
+NO_CLEAN_ZONE: Final = 100.0
+"""No series of a zone whose annual mean is above this comes near 0."""
+
 MOST_TIMES_MEAN: Final = 100.0
 """An hour's intensity is no such multiple of its zone's annual mean; 1000 times is g per MWh of a clean grid."""
 
@@ -84,7 +87,7 @@ def add_factors(ledger: Ledger, factors: Sequence[NewFactor], origin: str) -> in
     means = _annual_means(ledger)
     for number, factor in enumerate(factors, start=1):
         where = f"row {number}: " if len(factors) > 1 else ""
-        check_factor(factor, means.get(factor.series.zone), where)
+        check_factor(factor, _mean_of(factor.series, means), where)
     _check_periods(factors)
     with ledger.transaction("factors", detail=origin) as stamp:
         place = (stamp.txn, stamp.known_at_us)
@@ -217,10 +220,23 @@ def read_factors(
     return [factor for factor in found if series is None or factor.series == series]
 
 
-def _annual_means(ledger: Ledger) -> dict[str, float]:
-    return dict(
-        ledger.query("select zone, min(g_per_kwh) from factor where annual and accounting = 'location' group by zone")
+def _annual_means(ledger: Ledger) -> dict[SeriesKey, float]:
+    names = ", ".join(field.name for field in fields(SeriesKey))
+    rows = ledger.query(
+        f"select {names}, min(g_per_kwh) from factor where annual and accounting = 'location' group by {names}"  # noqa: S608
     )
+    return {SeriesKey(*row[:-1]): row[-1] for row in rows}
+
+
+def _mean_of(series: SeriesKey, means: Mapping[SeriesKey, float]) -> float | None:
+    """Annual mean to judge a value's unit by: of its series, else of the zone's others where that is high.
+
+    A clean grid's direct intensity comes near 0, whatever its lifecycle mean is.
+    """
+    if series in means:
+        return means[series]
+    others = [mean for known, mean in means.items() if known.zone == series.zone and mean > NO_CLEAN_ZONE]
+    return min(others, default=None)
 
 
 def _check_periods(factors: Iterable[NewFactor]) -> None:

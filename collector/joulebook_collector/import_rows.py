@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from joulebook.errors import BadInput
 from joulebook.rows import Component, Method, Status
@@ -169,6 +169,7 @@ class FactorRow(_Row):
     accounting: str | None = None
     gases: str | None = None
     u: Uncertainty | None = None
+    status: Literal["", "forecast", "estimated"] = ""
     name: str = ""
     note: str = ""
 

@@ -392,7 +392,8 @@ def _factor(ledger: Ledger, number: int, row: FactorRow, new_zone: bool) -> NewF
         raise BadInput(f"row {number}: {error.cause}", error.remedy) from error
     annual = row.year is not None
     u_rel = row.u if row.u is not None else (ANNUAL_U_REL if annual else DEFAULT_U_REL)
-    return NewFactor(series, started_us, ended_us, float(row.g_per_kwh), row.source, u_rel, annual, row.name, row.note)
+    value = (float(row.g_per_kwh), row.source, u_rel, annual, row.name, row.note, row.status)
+    return NewFactor(series, started_us, ended_us, *value)
 
 
 def _period(row: FactorRow) -> tuple[int, int]:

@@ -45,7 +45,8 @@ def add_site(
     pue: >= 1, with its source; pue_source and u_pue without it are those of the PUE that is known.
     zone: a grid zone, else the known one; words choose among its series (factors.WORDS).
     cloud: "provider:region" fills zone and PUE from what is published, and says so in the note.
-    provider: whom values of the series are fetched from; "" is nobody.
+    provider: NAME or NAME:CODE of whom values of the series are fetched from, which decides what series it can
+    be; "" is nobody.
     Raises BadInput on a PUE below 1 or without a source, an unknown zone or region, and on what
     would have no effect: words without a zone, a source or an uncertainty without a PUE.
     """
@@ -59,7 +60,8 @@ def add_site(
             if pue_source:
                 raise BadInput(f"{cloud} has a published PUE with its own source", "give --pue with your --pue-source")
             pue, pue_source = region.pue, f"{region.pue_source}, {region.pue_year}"
-    series = _series(ledger, site_id, old, zone, words or {})
+    series = _fetched_series(site_id, old, zone, words or {}, provider) if provider else None
+    series = series or _series(ledger, site_id, old, zone, words or {})
     if pue is None and old is not None and old.pue is not None and region is None:
         pue, pue_source = old.pue, pue_source or old.pue_source
         u_pue = old.u_pue if u_pue is None else u_pue
@@ -76,6 +78,23 @@ def add_site(
         row = (stamp.txn, stamp.known_at_us, site_id, pue, pue_source, u_pue or 0.0, *key, note, provider)
         ledger.append("site", [row])
     return Site(site_id, pue, pue_source, u_pue or 0.0, series, stamp.known_at_us, note, provider or "")
+
+
+def _fetched_series(
+    site_id: str, old: Site | None, zone: str | None, words: Mapping[str, str | None], provider: str
+) -> SeriesKey:
+    """The series that the provider serves of the zone, known to the ledger or not."""
+    from joulebook_collector.grid.catalogue import find
+    from joulebook_collector.grid.fetch import choose_series
+
+    zone = zone or (old.series.zone if old and old.series else None)
+    if zone is None:
+        raise BadInput(f"--provider: site {site_id} has no zone to fetch values of", "give --zone as well")
+    name, _, code = provider.partition(":")
+    found = find(name)
+    if not code:
+        found.code_of(zone)
+    return choose_series(found, zone, words)
 
 
 def _series(

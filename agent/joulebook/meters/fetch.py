@@ -82,7 +82,7 @@ class Site:
         self.headers = dict(headers or {})
         self._parts, self._timeout, self._most_bytes, self._context = parts, timeout_seconds, most_bytes, context
         self._connection: HTTPConnection | None = None
-        self._wire: _Wire | None = None
+        self._wire: Wire | None = None
 
     def get(self, path: str) -> bytes:
         """The whole page. Raises NoAnswer."""
@@ -157,7 +157,7 @@ class Site:
         self._connection.request("GET", path, headers={"Accept-Encoding": "identity", **self.headers})
         return self._connection.getresponse()
 
-    def _connect(self, seconds: float) -> tuple[HTTPConnection, _Wire]:
+    def _connect(self, seconds: float) -> tuple[HTTPConnection, Wire]:
         host, port = self._parts.hostname or "", self._parts.port
         connection = (
             HTTPSConnection(host, port, timeout=seconds, context=self._context)
@@ -166,7 +166,7 @@ class Site:
         )
         connection.auto_open = 0
         connection.connect()
-        wire = _Wire(connection.sock)
+        wire = Wire(connection.sock)
         connection.sock = wire
         return connection, wire
 
@@ -180,7 +180,7 @@ class Site:
         return NoAnswer(f"{where}: {' '.join(reason.split())[:200]}", remedy)
 
 
-class _Wire:
+class Wire:
     """A socket all of whose traffic ends by ``deadline`` (time.monotonic seconds)."""
 
     def __init__(self, sock: Any) -> None:
@@ -209,7 +209,7 @@ class _Wire:
 
 
 class _Timed(io.RawIOBase):
-    def __init__(self, wire: _Wire, raw: Any) -> None:
+    def __init__(self, wire: Wire, raw: Any) -> None:
         self._wire, self._raw = wire, raw
 
     def readable(self) -> bool:

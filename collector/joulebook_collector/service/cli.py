@@ -14,7 +14,8 @@ from joulebook.clock import utc_us
 from joulebook.errors import BadInput
 from joulebook.home import Home, find_home
 
-from joulebook_collector.cli import iso, json_option, moment_us, open_ledger, print_json
+from joulebook_collector.cli import iso, moment_us, open_ledger, print_json
+from joulebook_collector.options import json_option
 
 if TYPE_CHECKING:
     from joulebook_collector.service.access import Access, Token
