@@ -58,6 +58,7 @@ UNDIGESTED: Final = 200
 """Looks of one meter that may wait before they are taken in."""
 PENDING_ROWS: Final = 50_000
 """Rows kept in memory while the disk refuses them."""
+DRIVER_CHANGED: Final = "its driver changed from {!r} to {!r} while it was read"
 TOO_LATE: Final = "marks came when others of their time were let go of: what was booked until then stays as it was"
 
 
@@ -330,8 +331,11 @@ class Sampler:
         for device in devices:
             history = self.devices.get(device.device_id)
             if history is not None and history.whole is None:
-                history.device = replace(book_name(device, self.machine_id), parent=history.device.parent)
+                before = history.device
+                history.device = replace(book_name(device, self.machine_id), parent=before.parent)
                 self._set_idle(history)
+                if before.driver and device.driver != before.driver:
+                    self.note(f"{before.device_id}: {DRIVER_CHANGED.format(before.driver, device.driver)}")
         self._plan_quick()
         self._find_counted()
 

@@ -135,13 +135,17 @@ class Accelerator:
     def __init__(self, nvml: Nvml | None, boards: Sequence[BusyFile], left_out: Sequence[LeftOut]) -> None:
         self._nvml = nvml
         self._files = boards
-        own = nvml.devices if nvml is not None else ()
-        self.devices: Sequence[Device] = [*own, *(board.device for board in boards)]
+        self._own: Sequence[Device] = nvml.devices if nvml is not None else ()
+        self.devices: Sequence[Device] = [*self._own, *(board.device for board in boards)]
         self.left_out = left_out
 
     def read(self) -> Sequence[Reading]:
         """Modelled milliwatts of every board that tells its utilisation now."""
         readings = list(self._nvml.read()) if self._nvml is not None else []
+        if self._nvml is not None and self._nvml.devices is not self._own:  # another driver was loaded
+            self._own = self._nvml.devices
+            drivers = {device.device_id: device.driver for device in self._own}
+            self.devices = [replace(d, driver=drivers.get(d.device_id, d.driver)) for d in self.devices]
         for board in self._files:
             try:
                 readings.append(board.read())

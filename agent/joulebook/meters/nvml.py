@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from ctypes import byref, c_int, c_uint, c_ulonglong, c_void_p
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 from typing import Any, Final
@@ -65,6 +65,7 @@ POLLED_NOTE: Final = "no energy counter: power polled, loads that vary faster th
 PART_TIME_NOTE: Final = "sensor sees a part of the time only: a load that repeats about every 100 ms may be misread"
 MIG_NOTE: Final = "MIG: energy of the board, counted once"
 
+DRIVER_VERSION: Final = "nvmlSystemGetDriverVersion"
 LIBRARY_DEAD: Final = frozenset({UNINITIALIZED, DRIVER_NOT_LOADED})
 DEAD: Final = LIBRARY_DEAD | {INVALID_ARGUMENT, NOT_FOUND, GPU_IS_LOST, RESET_REQUIRED}
 """What says that NVML, or a handle of it, will not answer again."""
@@ -194,6 +195,8 @@ class Nvml:
                     board.restarted = True
             for board in lost:
                 self._find(board)
+            if reloaded:
+                self._renew_driver()
         except NvmlError:
             for board in self._boards:  # no driver yet: lost until the next attempt
                 board.code = UNINITIALIZED
@@ -201,6 +204,12 @@ class Nvml:
         self._any_lost = any(board.code for board in self._boards)
         self._pause_ns = FIRST_RETRY_NS if found else min(2 * self._pause_ns, LONGEST_RETRY_NS)
         self._retry_ns = boottime_ns() + self._pause_ns - TICK_JITTER_NS
+
+    def _renew_driver(self) -> None:
+        """A driver that was loaded anew may be another: a comparison must hold it fixed."""
+        driver = optional_text(self._library, DRIVER_VERSION)
+        if driver and any(device.driver != driver for device in self.devices):
+            self.devices = [replace(device, driver=driver) for device in self.devices]
 
     def _find(self, board: Board) -> None:
         try:
@@ -371,7 +380,7 @@ def make_board(
         covers_also=(f"gpu:{address}",) if address else (),
         partitions=partitions,
         model=model,
-        driver=optional_text(library, "nvmlSystemGetDriverVersion"),
+        driver=optional_text(library, DRIVER_VERSION),
         limit_watts=limit_watts(library, handle),
         note="; ".join(notes),
     )

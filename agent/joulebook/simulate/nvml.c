@@ -54,6 +54,7 @@ static struct {
     unsigned epoch;
     long long t0_ns, reload_ns, opened_ns, sample_ms;
     Window down;
+    char driver[TEXT];
     double step_seconds;
     Gpu gpu[MAX_GPUS];
     struct { char function[TEXT]; int gpu, code; } error[MAX_ERRORS];
@@ -205,6 +206,7 @@ static void read_line(char *line) {
         else if (!strcmp(key, "reload_ns")) sim.reload_ns = atoll(word);
         else if (!strcmp(key, "sample_ms")) sim.sample_ms = atoll(word);
         else if (!strcmp(key, "nonsense")) sim.nonsense = atoi(word);
+        else if (!strcmp(key, "driver")) snprintf(sim.driver, TEXT, "%s", word);
         else if (!strcmp(key, "down_ns")) {
             sscanf(line, "%*s %lld %lld", &sim.down.from, &sim.down.to);
             sim.reload_ns = sim.down.to;
@@ -228,6 +230,7 @@ static int refresh(void) {
     sim.reload_ns = sim.sample_ms = 0;
     sim.down = (Window){0, 0};
     sim.step_seconds = 0.1;
+    snprintf(sim.driver, TEXT, "999.99 simulated");
     char line[512];
     while (fgets(line, sizeof line, file)) read_line(line);
     fclose(file);
@@ -330,7 +333,7 @@ static int give_handle(const char *function, Gpu *g, int slice, Handle *h) {
     return failed;
 }
 
-int nvmlSystemGetDriverVersion(char *to, unsigned size) { CHECK(); return give_text(to, size, "999.99 simulated"); }
+int nvmlSystemGetDriverVersion(char *to, unsigned size) { CHECK(); return give_text(to, size, sim.driver); }
 int nvmlDeviceGetCount_v2(unsigned *count) { CHECK(); *count = (unsigned)sim.gpus; return OK; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, Handle *h) {
     CHECK();

@@ -124,6 +124,7 @@ def write_gpus(
     sample_ms: int = 0,
     nonsense: int = 0,
     errors: Sequence[str] = (),
+    driver: str = "",
 ) -> Path:
     """Write the configuration, at once, and the truth. Returns the configuration's path.
 
@@ -131,7 +132,7 @@ def write_gpus(
     when the driver is loaded again, and counters restart at 0.  down_ns: from when to when there is no driver; it must
     be initialised anew then, and counters restart at 0 at the end.  sample_ms: process utilisation is sampled at its
     multiples, each process at its own phase; 0 for whenever it is asked.  nonsense: bad samples beside the good ones.
-    errors: "FUNCTION CODE [GPU]".
+    errors: "FUNCTION CODE [GPU]".  driver: its version, one word; "" for one that says that it is simulated.
     """
     for gpu in gpus:
         if gpu.architecture not in ARCHITECTURES:
@@ -142,6 +143,7 @@ def write_gpus(
     if down_ns is not None:
         lines.append(f"down_ns {down_ns[0]} {down_ns[1]}")
     lines += [f"sample_ms {sample_ms}", f"nonsense {nonsense}"]
+    lines += [f"driver {driver}"] if driver else []
     lines += [f"error {error}" for error in errors]
     lines += [line for index, gpu in enumerate(gpus) for line in gpu.lines(index)]
     path = directory / CONFIG

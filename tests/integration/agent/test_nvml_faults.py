@@ -2,6 +2,8 @@
 
 import re
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -161,6 +163,34 @@ def test_a_driver_that_is_loaded_again_is_found_and_its_counters_began_at_zero(p
     # What was drawn without a driver is missing and not made up.
     seen_seconds = (after.at_ns - before["GPU-a"].at_ns - (back - gone)) / 1e9
     assert book.history.gained(before["GPU-a"].at_ns, after.at_ns) / 1e6 <= 200 * seen_seconds + 20
+
+
+@pytest.mark.parametrize("opener", [open_nvml, open_accelerator])
+def test_a_driver_that_is_another_after_the_reload_is_told(
+    place: Path, monkeypatch: pytest.MonkeyPatch, opener: Callable[[Roots], Meter]
+) -> None:
+    measured = opener is open_nvml
+    gpus = [
+        Gpu("GPU-a", STEADY, energy_counter=measured, power=measured),
+        Gpu("GPU-b", STEADY, energy_counter=measured, power=measured),
+    ]
+    now = boottime_ns()
+    write_gpus(place, gpus, now - 10 * SECOND, driver="550.54.14")
+    meter = opener(Roots(sys=place / "sys"))
+    clock = Clock(monkeypatch)
+    meter.devices = [replace(device, parent="node") for device in meter.devices if device.device_id == "GPU-a"]
+    assert seen(meter) == {"GPU-a", "GPU-b"}
+    assert [device.driver for device in meter.devices] == ["550.54.14"]
+    as_it_was = meter.devices
+    gone = boottime_ns()
+    write_gpus(place, gpus, now - 10 * SECOND, down_ns=(gone, gone + SECOND // 10), driver="570.86.10")
+    assert not seen(meter)
+    assert meter.devices is as_it_was
+    time.sleep(0.2)
+    clock.now_ns += 2 * SECOND
+    assert seen(meter) == {"GPU-a", "GPU-b"}
+    assert meter.devices == [replace(as_it_was[0], driver="570.86.10")], "which count, and their parent, stay"
+    meter.close()
 
 
 @pytest.mark.parametrize("meters_before", [0, 1], ids=["alone", "after another meter of the driver"])

@@ -1,9 +1,10 @@
 """Several meters in one sampler: what one does wrong harms no other, and is told once."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from builders import device
+from builders import device, line
 from joulebook.folder import MarksFolder
 from joulebook.home import Home
 from joulebook.meters import Busy, Device, Reading, Roots
@@ -73,3 +74,20 @@ def test_one_that_cannot_say_who_uses_its_devices_stops_no_other_from_saying_it(
     assert pair.read_errors == {"amdgpu": 2}
     assert list(pair.gpu_use.by_device) == ["rapl:package-0"]
     assert capsys.readouterr().err.count("a defect, please report it") == 1
+
+
+@pytest.mark.parametrize("error", [None])
+def test_a_driver_that_changes_is_on_the_device_and_on_the_runs_that_are_open(pair, error) -> None:
+    pair.book.take("k", line("join", 1, S, run="r"))
+    gpu = pair.meters[0]
+    gpu.devices = [replace(gpu.devices[0], driver="550.54.14")]
+    pair.read_meters()
+    pair.digest()
+    gpu.devices = [replace(gpu.devices[0], driver="570.86.10")]
+    pair.read_meters()
+    pair.digest()
+    assert pair.devices["amdgpu:1"].device.driver == "570.86.10"
+    assert (
+        "amdgpu:1: its driver changed from '550.54.14' to '570.86.10' while it was read"
+        in pair.book.runs["r"].run.notes
+    )
