@@ -15,7 +15,7 @@ from joulebook.errors import BadInput
 from joulebook.home import find_home
 from joulebook.rows import Method
 
-from joulebook_collector.grid.cli import factors_fetch, factors_providers
+from joulebook_collector.grid.cli import factors_fetch, factors_providers, factors_samples
 from joulebook_collector.options import json_option, series_options
 
 if TYPE_CHECKING:
@@ -242,6 +242,7 @@ def factors_zones(words: Sequence[str], as_json: bool) -> None:
 
 factors.add_command(factors_fetch)
 factors.add_command(factors_providers)
+factors.add_command(factors_samples)
 
 
 def open_ledger() -> Ledger:

@@ -128,6 +128,8 @@ def check_factor(factor: NewFactor, annual_mean: float | None, where: str = "") 
         )
     if not factor.source.strip():
         raise BadInput(f"{where}a factor without a source", "say where the value comes from")
+    if factor.source.startswith("what-if"):
+        raise BadInput(f"{where}a what-if is no price", "fetch or import values of the period itself")
     if not (math.isfinite(factor.u_rel) and 0 <= factor.u_rel <= 2):
         raise BadInput(
             f"{where}relative uncertainty {factor.u_rel} is not within 0 to 2", "give a fraction, 0.1 is 10 %"

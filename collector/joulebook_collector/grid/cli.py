@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
+from joulebook.errors import BadInput
 from joulebook.home import find_home
 
 from joulebook_collector.options import json_option, series_options
@@ -101,6 +103,43 @@ def factors_providers(as_json: bool) -> None:
             f"  key: {each['key'] or 'none'}; forecasts: {'yes' if each['forecasts'] else 'no'}; "
             f"licence: {each['licence']}"
         )
+
+
+@click.command("samples")
+@click.option("--zone", help="Tell the hours of this zone's year.")
+@click.option("--year", type=int, help="Which year, with --zone.")
+@click.option("--basis", type=click.Choice(("lifecycle", "direct")), default="lifecycle", help="Kind of fuel factors.")
+@json_option
+def factors_samples(zone: str | None, year: int | None, basis: str, as_json: bool) -> None:
+    """Shipped sample years of hourly intensity, for what-if only: they never price anything.
+
+    \b
+    joulebook factors samples
+    joulebook factors samples --zone US-CISO --year 2022 > what-if.csv
+    """
+    from joulebook_collector.cli import print_json, print_lines
+    from joulebook_collector.grid.moments import written
+    from joulebook_collector.samples import read_sample, samples
+    from joulebook_collector.shipped import year_us
+
+    if (zone is None) != (year is None):
+        raise BadInput("one sample is a zone's year", "say --zone and --year, or neither to list them")
+    if zone is None or year is None:
+        told = samples()
+        lines = (f"{s.zone} {s.year}: {s.rows} periods, {s.missing} missing; {s.licence}; {s.source}" for s in told)
+        print_json([asdict(sample) for sample in told]) if as_json else print_lines(lines)
+        return
+    found = read_sample(zone, year, basis)
+    starts = [year_us(year) + i * found.step_us for i in range(len(found.g_per_kwh))]
+    if as_json:
+        hours = [
+            {"started_at": written(at), "what_if_g_per_kwh": g} for at, g in zip(starts, found.g_per_kwh, strict=True)
+        ]
+        print_json({"label": found.label, **asdict(found.sample), "hours": hours})
+        return
+    print("zone,started_at,ended_at,what_if_g_per_kwh,source")
+    for at, g in zip(starts, found.g_per_kwh, strict=True):
+        print(f"{zone},{written(at)},{written(at + found.step_us)},{'' if g is None else g},{found.label}")
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
