@@ -31,4 +31,4 @@ def leave_counters(outbox: Outbox) -> None:
     """Another home's agent read the meters since this outbox last did: what they counted in between is not ours."""
     saved = outbox.state("resume")
     if saved and saved.get("raw"):
-        outbox.write(state={"resume": {**saved, "raw": {}}})
+        outbox.write(state={"resume": {**saved, "raw": {}, "nodes": {}}})

@@ -745,6 +745,7 @@ class Sampler:
                 "edge": self.edge,
                 "edges": {device_id: history.edge for device_id, history in self.devices.items()},
                 "raw": raws,
+                "nodes": {own_id: left for own_id, node in self.nodes.items() if (left := node.state()) is not None},
                 "cpu": cpu,
                 "machine_cpu": self.processes.machine.value_at(self.edge),
             }
@@ -773,10 +774,13 @@ class Sampler:
                 if history is not None and history.device.method is Method.COUNTER:
                     reading = Reading(device_id, edges.get(device_id, saved["edge"]), energy_microjoules=raw)
                     history.resume(reading, now)
+            for device_id, left_state in saved.get("nodes", {}).items():
+                if device_id in self.nodes:
+                    self.nodes[device_id].resume(left_state, now)
             for device_id, edge in edges.items():
                 history = self.devices.get(device_id)
-                if history is not None and history.last is None:
-                    (history.whole or history).left_ns = edge
+                if history is not None and (told := history.whole or history).last is None:
+                    told.left_ns = edge
             if any(history.unread for history in self.devices.values()):
                 self.edge = saved["edge"]
                 self._left_cpu = saved.get("cpu", {})  # a state of an older version holds none

@@ -1,5 +1,7 @@
 """What a node draws beyond its parts: leaves only, nothing clipped, nothing lost while meters lag."""
 
+import json
+
 import pytest
 from builders import device
 from hypothesis import given
@@ -140,3 +142,86 @@ def test_the_remainder_never_falls_and_reaches_the_true_difference_at_its_greate
     assert len(values) >= len(powers) - 1
     # A part's knots lie half a millisecond before its readings: at 500 W a quarter of a joule.
     assert values[-1] / 1e6 == pytest.approx(max(taken) - taken[0], abs=0.5)
+
+
+def agents(edges, *, break_part=False):
+    """Two agents of one boot with an absence of 20 s between them, and where the first left node and part.
+
+    200 W of the node go to its part (120 W) and to the rest of it (80 W).
+    """
+    whole, left = node()
+    part = history(Component.CPU)
+    first = Remainder(whole, [part], left)
+    for second in range(1, 11):
+        read(part, second * S, 120 * second)
+        read(whole, second * S, 200 * second)
+        first.follow(second * S)
+    left.edge, part.edge = edges
+    raw = part.raw_at(part.edge)
+    saved = json.loads(json.dumps(first.state()))
+    whole, left = node()
+    part = history(Component.CPU)
+    if not break_part:
+        part.resume(Reading("d", edges[1], energy_microjoules=raw), 30 * S)
+    second = Remainder(whole, [part], left)
+    second.resume(saved, 30 * S)
+    return second
+
+
+@pytest.mark.parametrize("edges", [(9 * S, 9 * S), (8 * S, 9 * S), (9 * S, 5 * S + S // 2)])
+def test_what_a_node_drew_beyond_its_parts_while_no_agent_lived_is_claimed(edges):
+    found = agents(edges)
+    for now in range(30, 41):
+        read(found.whole, now * S, 200 * now)  # the node is read first, and must not have its part's joules
+        found.follow(now * S)
+        read(found.parts[0], now * S, 120 * now)
+        found.follow(now * S)
+    gained = found.left.history.gained(0, 100 * S) / 1e6
+    assert gained == pytest.approx(80 * (40 - edges[0] / S), abs=200 * 0.002)
+    assert found.left.edge == edges[0]
+    assert not [note for _, note in found.left.notes]
+    ((since, until, note),) = found.left.unread_in(0, 100 * S)
+    assert (since, until, note) == (edges[0], 30 * S, "claimed across an absence of the agent")
+
+
+def test_a_deficit_outlives_the_agent():
+    """The parts drew 30 J more than the node has said when the agent died: they are gained again, not booked."""
+    whole, left = node()
+    part = history(Component.CPU)
+    first = Remainder(whole, [part], left)
+    for second, ahead in ((1, 0), (2, 0), (3, 30), (4, 30)):
+        read(part, second * S, 100 * second + ahead)
+        read(whole, second * S, 110 * second)
+        first.follow(second * S)
+    left.edge = part.edge = 3 * S
+    saved, raw = first.state(), part.raw_at(3 * S)
+    whole, left = node()
+    part = history(Component.CPU)
+    part.resume(Reading("d", 3 * S, energy_microjoules=raw), 5 * S)
+    second = Remainder(whole, [part], left)
+    second.resume(saved, 5 * S)
+    for now in range(5, 21):
+        read(part, now * S, 100 * now + 30)
+        read(whole, now * S, 110 * now)
+        second.follow(now * S)
+    # 10 W beyond the parts from 1 s to 20 s, less 30 J that the parts were ahead, less the 10 J booked by 3 s
+    assert left.history.gained(0, 20 * S) / 1e6 == pytest.approx(190 - 30 - 10, abs=0.5)
+
+
+@pytest.mark.parametrize("kind", ["the part does not go on", "another part", "polled node", "lost track"])
+def test_where_not_all_go_on_there_is_a_gap(kind):
+    if kind == "the part does not go on":
+        found = agents((9 * S, 9 * S), break_part=True)
+        assert found.whole.last is None
+        return
+    whole, left = node(method=Method.INTEGRATED) if kind == "polled node" else node()
+    part = history(Component.CPU)
+    part.resume(Reading("d", 9 * S, energy_microjoules=1), 30 * S)
+    found = Remainder(whole, [part], left)
+    if kind == "lost track":
+        assert found.state() is None, "it has told nothing yet"
+        return
+    names = ["m/other"] if kind == "another part" else ["m/cpu"]
+    found.resume({"raw": 1, "edge": 9 * S, "base": 0, "parts": names}, 30 * S)
+    assert whole.last is None
+    assert left.history.last_time is None
