@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 VERSION: Final = 1
 SUFFIX: Final = ".jsonl"
 MAX_LINE: Final = 16_384
+LARGEST: Final = 2**63 - 1
+"""Largest whole number that a row of the book holds."""
 
 _clock = time.clock_gettime_ns
 _BOOT: Final = time.CLOCK_BOOTTIME
@@ -210,6 +212,6 @@ def parse(raw: bytes) -> Line | None:
         n, kind, at_ns, at_us, cpu_ns = (values.pop(key) for key in ("n", "kind", "at_ns", "at_us", "cpu_ns"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    if not (isinstance(kind, str) and all(isinstance(v, int) and v >= 0 for v in (n, at_ns, at_us, cpu_ns))):
+    if not (isinstance(kind, str) and all(isinstance(v, int) and 0 <= v <= LARGEST for v in (n, at_ns, at_us, cpu_ns))):
         return None
     return Line(n, kind, at_ns, at_us, cpu_ns, values)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from joulebook.errors import BadInput
-from joulebook.marks import Line
+from joulebook.marks import LARGEST, Line
 from joulebook.rows import MAX_TEXT, UNREAD, Labels, Mark, Run, Status, labels_from_wire
 from joulebook.units import NS_PER_US
 
@@ -307,14 +307,19 @@ def merged(labels: Labels, told: Mapping[str, Any]) -> Labels:
     return replace(labels, **changes)
 
 
+def _is_number(value: object) -> bool:
+    """True for what a row can hold; a mark's floats are finite."""
+    return isinstance(value, float) or (isinstance(value, int) and -LARGEST <= value <= LARGEST)
+
+
 def mark_row(line: Line, run_id: str, machine_id: str, boot_id: str, pid: int, rank: int | None) -> Mark | None:
     """A marks line as a ledger row, None when its values break a mark's rules."""
     values = line.values
     quality = values.get("quality") or {}
-    if not isinstance(quality, Mapping) or not all(isinstance(v, int | float) for v in quality.values()):
+    if not isinstance(quality, Mapping) or not all(map(_is_number, quality.values())):
         return None
     counts = [values.get(name) for name in ("samples", "flops", "step")]
-    if not all(count is None or isinstance(count, int | float) for count in counts):
+    if not all(count is None or _is_number(count) for count in counts):
         return None
     return Mark(
         run_id=run_id,

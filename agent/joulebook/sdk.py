@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from joulebook.identity import INSIDE, RUN_ID, new_run_id
-from joulebook.marks import MarksWriter, as_json, members
+from joulebook.marks import LARGEST, MarksWriter, as_json, members
 
 if TYPE_CHECKING:  # loaded by the first track, not by the import
     from joulebook.ranks import Job
@@ -42,10 +42,6 @@ LABEL_VARIABLES: Final = {
     "data_hash": "JOULEBOOK_DATA_HASH",
 }
 """Label -> the variable that sets it where an argument does not."""
-
-
-LARGEST: Final = 2**63 - 1
-"""Largest whole number that a row of the book holds."""
 
 
 class _Process:
