@@ -46,6 +46,7 @@ def test_no_text_stops_the_agent_or_hides_another_file(tmp_path_factory, lines, 
     home = Home(tmp_path_factory.mktemp("home")).make()
     name = f"r.{os.getpid()}.odd.jsonl" if named else "odd.jsonl"
     (home.marks / name).write_bytes(b"\n".join(lines) + b"\n")
+    (home.mark_logs / "z.1.good.jsonl").write_bytes(b"\n".join(lines))
     good = MarksWriter(home.marks / "z.1.good.jsonl")
     write_join(good, "good", "track", {}, [])
     good.close()
@@ -54,6 +55,8 @@ def test_no_text_stops_the_agent_or_hides_another_file(tmp_path_factory, lines, 
         for file, found in folder.read():
             for line in found:
                 book.take(file.key, line)
+                mark_row(line, "r", "m", BOOT, file.pid, file.rank)
+            for line in folder.read_logs(file):
                 mark_row(line, "r", "m", BOOT, file.pid, file.rank)
             file.timeline.stretches(0, 2**62)
     assert "good" in book.runs
