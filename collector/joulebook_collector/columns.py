@@ -7,9 +7,9 @@ nothing is trusted: law 1 is checked on the raw numbers before a Measurement is 
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from hashlib import blake2b
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -32,7 +32,8 @@ from joulebook.rows import (
     share_from_wire,
 )
 
-from joulebook_collector.schema import ADDED, MARK, MEASUREMENT, REASSIGNMENT, RUN, SHARE
+from joulebook_collector.chain import pack_values
+from joulebook_collector.schema import MARK, MEASUREMENT, REASSIGNMENT, RUN, SHARE
 
 BIGINT_MAX: Final = 2**63 - 1
 _TO_TEXT: Final = msgspec.json.Encoder(order="deterministic")
@@ -40,14 +41,13 @@ _TO_TEXT: Final = msgspec.json.Encoder(order="deterministic")
 Values = tuple[Any, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One row as columns. shares: of a measurement, else empty. digest: of the whole content."""
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """One row as columns. shares: of a measurement, else empty. packed: all of it, as chain.pack_values makes it."""
 
     kind: str
     values: Values
     shares: tuple[Values, ...]
-    digest: str
+    packed: bytes
 
 
 def record_of(body: Body) -> Record:
@@ -59,22 +59,72 @@ def record_of(body: Body) -> Record:
         shares: tuple[Values, ...] = ()
         if isinstance(body, Measurement):
             shares = tuple(_fitted("share", SHARE, _share_values(i, share)) for i, share in enumerate(body.shares))
-        return Record(kind, values, shares, digest_of(kind, values, shares))
+        return Record(kind, values, shares, pack_values(values, shares))
     except (TypeError, OverflowError, UnicodeEncodeError) as error:
         raise BadInput(f"a {kind} row cannot be written as JSON: {error}", "send JSON types in UTF-8") from error
 
 
-_FIRST_WIDTH: Final = len(MEASUREMENT) - len(ADDED)
+def measurement_records(measured: Sequence[Measurement]) -> list[Record] | None:
+    """``record_of`` each of them, five times as fast; None when any does not fit, a negative zero included."""
+    rows = list(map(_VALUES, measured))
+    shares = [tuple([(i, *_SHARE_VALUES(share)) for i, share in enumerate(m.shares)]) for m in measured]
+    flat = [share for group in shares for share in group]
+    if not _fit_at_once(rows, MEASUREMENT) or not _fit_at_once(flat, SHARE):
+        return None
+    try:
+        return [
+            Record("measurement", row, group, pack_values(row, group)) for row, group in zip(rows, shares, strict=True)
+        ]
+    except (OverflowError, UnicodeEncodeError):
+        return None
 
 
-def digest_of(kind: str, values: Sequence[Any], shares: Sequence[Sequence[Any]]) -> str:
-    """Fingerprint of a row's content, the same from a delivered row and from the ledger's columns.
+def _fit_at_once(rows: Sequence[Values], columns: Sequence[tuple[str, str]]) -> bool:
+    return all(_AT_ONCE[sql](column) for (_, sql), column in zip(columns, zip(*rows, strict=True), strict=False))
 
-    Columns that a later version added are left out where they hold nothing: older rows keep their fingerprint.
-    """
-    if kind == "measurement":
-        values = values[: _FIRST_WIDTH if not any(v is not None for v in values[_FIRST_WIDTH:]) else None]
-    return blake2b(_TO_TEXT.encode((kind, values, shares)), digest_size=16).hexdigest()
+
+def _whole_at_once(column: Sequence[Any]) -> bool:
+    return set(map(type, column)) == {int} and min(column) >= -BIGINT_MAX and max(column) <= BIGINT_MAX
+
+
+def _whole_or_none_at_once(column: Sequence[Any]) -> bool:
+    kinds = set(map(type, column))
+    if kinds == {_NONE}:
+        return True
+    return kinds <= {int, _NONE} and _whole_at_once([value for value in column if value is not None])
+
+
+def _real_at_once(column: Sequence[Any]) -> bool:
+    """Not negative, negative zero and not a number included: their bits are those of larger whole numbers."""
+    if set(map(type, column)) != {float}:
+        return False
+    return max(memoryview(array("d", column)).cast("B").cast("Q")) < _BITS_OF_INFINITY
+
+
+def _text_at_once(column: Sequence[Any]) -> bool:
+    return set(map(type, column)) <= _TEXTS
+
+
+def _text_or_none_at_once(column: Sequence[Any]) -> bool:
+    return set(map(type, column)) <= _TEXTS_AND_NONE
+
+
+_NONE: Final = type(None)
+_TEXTS: Final = {str, Component, Method, Policy, ShareKind}
+_TEXTS_AND_NONE: Final = _TEXTS | {_NONE}
+_BITS_OF_INFINITY: Final = 0x7FF0_0000_0000_0000
+_VALUES: Final = attrgetter(*(name for name, _ in MEASUREMENT))
+_SHARE_VALUES: Final = attrgetter(
+    *("kind", "millijoules", "policy", "run_id", "phase", "member", "rank"),
+    *(f"weights.{name}" for name in ("cpu_seconds", "sm_seconds", "reserved_fraction")),
+)
+_AT_ONCE: Final[dict[str, Callable[[Sequence[Any]], bool]]] = {
+    "bigint": _whole_at_once,
+    "bigint null": _whole_or_none_at_once,
+    "double": _real_at_once,
+    "varchar": _text_at_once,
+    "varchar null": _text_or_none_at_once,
+}
 
 
 def as_text(value: Any) -> str:

@@ -10,11 +10,9 @@ import json
 import os
 import threading
 import time
-from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -22,71 +20,29 @@ from typing import Any, Final, Self
 
 import duckdb
 from joulebook.errors import BadInput, LedgerError
-from joulebook.rows import Batch, Body, Mark, Measurement, Reassignment, Run, kind_of, to_wire
+from joulebook.rows import Batch, Mark, Measurement, Reassignment, Run
 
-from joulebook_collector import columns, schema
-from joulebook_collector.columns import Record
+from joulebook_collector import chain, columns, schema
+from joulebook_collector.audit import Head, follow_chain, link_past
 from joulebook_collector.factors import read_factors
+from joulebook_collector.fingerprints import check_fingerprints
+from joulebook_collector.intake import Forked, Intake, Receipt
+from joulebook_collector.journal import Entry, Journal, Stamp
 from joulebook_collector.lock import take_lock
 from joulebook_collector.machines import as_one
 from joulebook_collector.moves import with_moves
 from joulebook_collector.priced import Factor, SeriesKey, Site
-from joulebook_collector.remote import Door, RemoteConnection, visit
+from joulebook_collector.remote import Connection, Door, RemoteConnection, visit
 from joulebook_collector.shadows import Look, RowName, shadowed
 from joulebook_collector.shipped import bring_shipped
 from joulebook_collector.sites import read_site_of, read_sites
-from joulebook_collector.unread import Unread
 
 __all__ = ["Forked", "Ledger", "Receipt", "Stamp"]
 
 DuckValues = Sequence[Any]
-Connection = duckdb.DuckDBPyConnection | RemoteConnection
 
-
-class Forked(LedgerError):
-    """Rows re-sent under a place that holds others: two agents write one incarnation (a cloned disk).
-
-    seq: the first row that differs.
-    """
-
-    def __init__(self, incarnation: str, seq: int) -> None:
-        super().__init__(
-            f"row {seq} of incarnation {incarnation} differs from the one that is stored",
-            "send the waiting rows under a new incarnation",
-        )
-        self.seq = seq
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What became of a batch. high_water: the highest seq of its incarnation that the ledger has seen.
-
-    refused: (seq, reason) of the rows that this delivery sent to quarantine.
-    """
-
-    accepted: int
-    duplicates: int
-    quarantined: int
-    high_water: int
-    refused: tuple[tuple[int, str], ...] = field(default=(), compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Stamp:
-    """A transaction's number and the moment since which its rows are known, UTC microseconds."""
-
-    txn: int
-    known_at_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Fresh:
-    """A row of a batch that the ledger does not hold yet; refused says why it goes to quarantine."""
-
-    seq: int
-    record: Record
-    refused: str = ""
-    duplicate: bool = False
+STORAGE: Final = "v1.5.0"
+"""The file format: the older one, so that every DuckDB of the supported range can read the book."""
 
 
 def now_us() -> int:
@@ -102,6 +58,9 @@ class Ledger:
         self._db = db
         self._lock = lock
         self._clock = clock
+        self._journal: Journal | None = None
+        self._intake: Intake | None = None
+        self._entry: Entry | None = None
 
     @classmethod
     def open(
@@ -149,7 +108,8 @@ class Ledger:
         return Door(self.path, self._db, turn, self._written_by_another)
 
     def _written_by_another(self) -> None:
-        """Forget what is kept in memory of the book: another connection to it has written. Nothing is, so far."""
+        """Forget what is kept in memory of the book: another connection to it has written."""
+        self._journal = self._intake = None
 
     # -- writing
 
@@ -171,85 +131,87 @@ class Ledger:
         As ``ingest`` of one after the other, but that a batch which would raise stores nothing and is told in its
         place; the others are taken. Whatever else is raised, nothing of any of them is stored.
         """
-        with self._commit():
-            return [self._outcome(batch, whole) for batch in batches]
+        with self._commit() as journal:
+            if self._intake is None:
+                self._intake = Intake(self._db, journal, self._insert)
+            outcomes = [self._outcome(self._intake, batch, whole) for batch in batches]
+            self._intake.flush()
+        return outcomes
 
-    def _outcome(self, batch: Batch, whole: bool) -> Receipt | Forked | BadInput:
+    def _outcome(self, intake: Intake, batch: Batch, whole: bool) -> Receipt | Forked | BadInput:
         try:
-            return self._take(batch, whole)
+            return intake.take(batch, self._clock(), whole=whole)
         except (Forked, BadInput) as refused:
             return refused
-
-    def _take(self, batch: Batch, whole: bool) -> Receipt:
-        """Judge a batch, then store it: nothing is written before it is clear that it is taken."""
-        _check_batch(batch)
-        high_water = self._high_water(batch)
-        held = self._held(batch) if batch.first_seq <= high_water else {}
-        records = [(row.seq, _record(row.body)) for row in batch.rows]
-        for seq, (record, _) in records:
-            if held.get(seq, record.digest) != record.digest:
-                raise Forked(batch.incarnation, seq)
-        fresh = [_Fresh(seq, record, refused) for seq, (record, refused) in records if seq not in held]
-        duplicates = len(records) - len(fresh)
-        if not fresh:
-            return Receipt(0, duplicates, 0, high_water)
-        fresh = self._without_overlaps(batch.agent_id, fresh)
-        if whole:
-            _refuse_partial(fresh)
-        good = [row for row in fresh if not row.refused]
-        refused = tuple((row.seq, row.refused) for row in fresh if row.refused and not row.duplicate)
-        duplicates += sum(row.duplicate for row in fresh)
-        receipt = Receipt(len(good), duplicates, len(refused), max(high_water, batch.last_seq), refused)
-        stamp = self._stamp("ingest", batch, receipt, high_water)
-        self._store(stamp, batch, good, [row for row in fresh if row.refused])
-        return receipt
 
     @contextmanager
     def transaction(self, action: str, detail: str = "") -> Iterator[Stamp]:
         """One durable transaction with its line in the log; nothing of it is stored when the body raises."""
-        with self._commit():
-            yield self._stamp(action, detail=detail)
+        with self._commit() as journal:
+            self._entry = entry = journal.open(self._clock())
+            try:
+                yield entry.stamp
+            finally:
+                self._entry = None
+            journal.close(entry, (action, "", "", 0, 0, 0, 0, 0, None, None, detail))
+            journal.flush()
 
     @contextmanager
-    def _commit(self) -> Iterator[None]:
+    def _commit(self) -> Iterator[Journal]:
         """All that the body writes, durable at its end; nothing of it when it raises."""
         self._db.execute("begin transaction")
         try:
-            yield
+            if self._lock is None:
+                self._written_by_another()  # its owner writes too: from here to the commit it is our turn
+            if self._journal is None:
+                self._journal = Journal(self._db)
+            yield self._journal
             self._db.execute("commit")
         except BaseException:
+            self._journal = self._intake = None  # they know of rows that are not there
             self._db.execute("rollback")
             raise
 
-    def _stamp(
-        self,
-        action: str,
-        batch: Batch | None = None,
-        receipt: Receipt | None = None,
-        high_water: int = 0,
-        detail: str = "",
-    ) -> Stamp:
-        """The next number and moment, with its line in the log."""
-        last_txn, last_us = self._last()
-        stamp = Stamp(last_txn + 1, max(self._clock(), last_us + 1))
-        receipt = receipt or Receipt(0, 0, 0, 0)
-        first = batch.first_seq if batch else 0
-        gap = (high_water + 1, first - 1) if batch and first > high_water + 1 else (None, None)
-        counts = (receipt.high_water, receipt.accepted, receipt.duplicates, receipt.quarantined)
-        who = (batch.agent_id, batch.incarnation) if batch else ("", "")
-        self.append("log", [(stamp.txn, stamp.known_at_us, action, *who, first, *counts, *gap, detail)])
-        return stamp
-
     def append(self, table: str, rows: Sequence[DuckValues]) -> None:
-        """Add whole rows to a table of the schema, inside a transaction."""
-        if not rows:
-            return
-        kinds = [kind.removesuffix(" null") for _, kind in schema.TABLES[table]]
-        insert_columns(self._db, schema.HOT.get(table, table), kinds, rows)
+        """Add whole rows to a table of the schema, inside ``transaction``. Measurements come by ``ingest`` only."""
+        if self._entry is None or table not in chain.covered() or table in schema.HOT:
+            raise LedgerError(f"rows of {table} belong in a transaction", "write them inside Ledger.transaction")
+        own = [i for i, (name, _) in enumerate(schema.TABLES[table]) if name not in chain.OF_LOG]
+        self._entry.add(table, [chain.pack_values([row[i] for i in own]) for row in rows])
+        self._insert(table, rows)
+
+    def _insert(self, table: str, rows: Sequence[DuckValues]) -> None:
+        if rows:
+            kinds = [kind.removesuffix(" null") for _, kind in schema.TABLES[table]]
+            insert_columns(self._db, table, kinds, rows)
 
     def query(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
         """Rows of a read-only statement."""
         return self._db.execute(sql, values).fetchall()
+
+    def follow_chain(
+        self,
+        as_of_us: int | None = None,
+        *,
+        anchor: tuple[int, str] | None = None,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> Head:
+        """Every transaction known at T against its digest: see audit.follow_chain. Returns where the chain ends."""
+        return follow_chain(self._db, self.as_of(as_of_us), anchor=anchor, progress=progress)
+
+    def copy_to(self, path: Path) -> None:
+        """Write what the ledger holds now into a new file; other connections may write meanwhile."""
+        name = self.query("select current_database()")[0][0].replace('"', '""')
+        where = str(path).replace("'", "''")
+        self._db.execute(f"attach '{where}' as copied (storage_version '{STORAGE}')")
+        try:
+            self._db.execute(f'copy from database "{name}" to copied')
+        finally:
+            self._db.execute("detach copied")
+
+    def checkpoint(self) -> None:
+        """Bring what is in the write-ahead log into the file itself."""
+        self._db.execute("checkpoint")
 
     def latest_known_us(self) -> int:
         """known_at_us of the newest transaction: the as-of time that sees everything."""
@@ -414,8 +376,12 @@ class Ledger:
         version = self.query("select coalesce(max(version), 0) from schema_version")[0][0]
         for step, statements in enumerate(schema.MIGRATIONS[version:], start=version + 1):
             self._db.execute("begin transaction")
+            if step == schema.CHAINED:
+                check_fingerprints(self._db)
             for statement in statements:
                 self._db.execute(statement)
+            if step == schema.CHAINED:
+                link_past(self._db)
             self._db.execute("insert into schema_version values (?)", [step])
             self._db.execute("commit")
         bring_shipped(self)
@@ -423,59 +389,6 @@ class Ledger:
     def _last(self) -> tuple[int, int]:
         txn, known = self.query("select coalesce(max(txn), 0), coalesce(max(known_at_us), 0) from log")[0]
         return txn, known
-
-    def _high_water(self, batch: Batch) -> int:
-        found: int = self.query(
-            "select coalesce(max(high_water), 0) from log where agent_id = ? and incarnation = ?",
-            [batch.agent_id, batch.incarnation],
-        )[0][0]
-        return found
-
-    def _held(self, batch: Batch) -> dict[int, str]:
-        one = (
-            "select seq, digest from {} where agent_id = $agent and incarnation = $inc and seq between $first and $last"
-        )
-        sql = " union all ".join(one.format(table) for table in schema.DELIVERED)
-        place = {"agent": batch.agent_id, "inc": batch.incarnation, "first": batch.first_seq, "last": batch.last_seq}
-        return dict(self.query(sql, place))
-
-    def _without_overlaps(self, agent_id: str, fresh: list[_Fresh]) -> list[_Fresh]:
-        """Refuse a measurement that overlaps another of its device by the same meter of the same agent."""
-        spans = [row.record.values for row in fresh if row.record.kind == "measurement" and not row.refused]
-        if not spans:
-            return fresh
-        taken = self._spans_near(agent_id, spans)
-        judged = []
-        for row in fresh:
-            if row.record.kind == "measurement" and not row.refused:
-                row = _judged(row, taken)
-            judged.append(row)
-        return judged
-
-    def _spans_near(self, agent_id: str, spans: list[columns.Values]) -> _Spans:
-        from_ns, to_ns = min(values[6] for values in spans), max(values[7] for values in spans)
-        rows = self.query(
-            "select machine_id, boot_id, device_id, meter, started_ns, ended_ns, digest from measurement"
-            " where agent_id = ? and started_ns < ? and ended_ns > ? order by started_ns",
-            [agent_id, to_ns, from_ns],
-        )
-        taken = _Spans()
-        for *key, start, end, digest in rows:
-            taken.add(tuple(key), start, end, digest)
-        return taken
-
-    def _store(self, stamp: Stamp, batch: Batch, good: list[_Fresh], refused: list[_Fresh]) -> None:
-        place = (stamp.txn, stamp.known_at_us, batch.agent_id, batch.incarnation)
-        tables: dict[str, list[DuckValues]] = defaultdict(list)
-        for row in good:
-            tables[row.record.kind].append((*place, row.seq, row.record.digest, *row.record.values))
-            tables["share"] += [(*place, row.seq, *share) for share in row.record.shares]
-        bodies = {row.seq: row.body for row in batch.rows} if refused else {}
-        for row in refused:
-            body = _quarantine_text(bodies[row.seq])
-            tables["quarantine"].append((*place, row.seq, row.record.digest, row.record.kind, row.refused, body))
-        for table, rows in tables.items():
-            self.append(table, rows)
 
     def _newest_runs(self, where: str, as_of_us: int | None, values: dict[str, Any]) -> list[Run]:
         found = as_one(self._newest_versions(where, as_of_us, values))
@@ -552,78 +465,12 @@ class Ledger:
         )
 
 
-class _Spans:
-    """Spans already taken, by (machine, boot, device, meter), with the digest of who took them."""
-
-    def __init__(self) -> None:
-        self._by_key: dict[tuple[str, ...], list[tuple[int, int, str]]] = defaultdict(list)
-
-    def add(self, key: tuple[str, ...], start: int, end: int, digest: str) -> None:
-        """Take a span; spans of a key come mostly in order of start."""
-        spans = self._by_key[key]
-        spans.append((start, end, digest))
-        if len(spans) > 1 and spans[-2][0] > start:
-            spans.sort()
-
-    def meeting(self, key: tuple[str, ...], start: int, end: int) -> str | None:
-        """Digest of a taken span that shares length with this one; taken spans never overlap each other."""
-        spans = self._by_key[key]
-        at = bisect_left(spans, (end, 0, ""))
-        if at and spans[at - 1][1] > start:
-            return spans[at - 1][2]
-        return None
-
-
-def _judged(row: _Fresh, taken: _Spans) -> _Fresh:
-    values = row.record.values
-    key, start, end = (values[0], values[1], values[2], values[9]), values[6], values[7]
-    met = taken.meeting(key, start, end)
-    if met is None:
-        taken.add(key, start, end, row.record.digest)
-        return row
-    if met == row.record.digest:
-        return _Fresh(row.seq, row.record, "the same row is stored under another place", duplicate=True)
-    return _Fresh(row.seq, row.record, f"overlaps another measurement of {key[2]} by {key[3]} within boot {key[1]}")
-
-
-def _record(body: Body | Unread) -> tuple[Record, str]:
-    """The row as columns, or its text alone and the reason why it is refused."""
-    if isinstance(body, Unread):
-        return Record(body.kind, (), (), columns.digest_of(body.kind, (body.text,), ())), body.reason
-    try:
-        return columns.record_of(body), ""
-    except BadInput as error:
-        kind = kind_of(body)
-        return Record(kind, (), (), columns.digest_of(kind, (_quarantine_text(body),), ())), error.cause
-
-
-def _quarantine_text(body: Body | Unread) -> str:
-    """The row as JSON, whatever it holds: numbers beyond 64 bits and NaN among them."""
-    if isinstance(body, Unread):
-        return body.text
-    return json.dumps(to_wire(body), sort_keys=True, default=str)
-
-
-def _refuse_partial(fresh: Sequence[_Fresh]) -> None:
-    for row in fresh:
-        if row.refused and not row.duplicate:
-            raise BadInput(f"row {row.seq} cannot be stored: {row.refused}", "mend it, or leave it out")
-
-
 def _iso(at_us: int) -> str:
     """UTC microseconds as ISO 8601; as a number where no calendar reaches."""
     try:
         return f"{datetime.fromtimestamp(at_us // 1_000_000, tz=UTC):%Y-%m-%dT%H:%M:%SZ}"
     except (ValueError, OverflowError, OSError):
         return f"{at_us} us"
-
-
-def _check_batch(batch: Batch) -> None:
-    seqs = [row.seq for row in batch.rows]
-    if not seqs or seqs[0] < 1 or seqs != list(range(seqs[0], seqs[0] + len(seqs))):
-        raise BadInput(
-            f"a batch of incarnation {batch.incarnation} has rows {seqs[:3]}...", "send contiguous rows, counted from 1"
-        )
 
 
 def _nobody(_: Path) -> RemoteConnection | None:
@@ -635,8 +482,7 @@ def _connect(path: Path) -> duckdb.DuckDBPyConnection:
     try:
         if path.exists():
             _refuse_newer(path)
-        # The older file format, so that every DuckDB of the supported range can read the book.
-        return duckdb.connect(str(path), config={"storage_compatibility_version": "v1.5.0"})
+        return duckdb.connect(str(path), config={"storage_compatibility_version": STORAGE})
     except duckdb.Error as error:
         reason = str(error).splitlines()[0]
         raise LedgerError(

@@ -90,6 +90,10 @@ class RemoteConnection:
         return LedgerError("the collector that has the ledger ended meanwhile", "run the command again")
 
 
+Connection = duckdb.DuckDBPyConnection | RemoteConnection
+"""To the ledger's file, or to the process that has it."""
+
+
 class Door:
     """Lets other processes of this user at the ledger that this one owns; ``close`` it before the ledger.
 

@@ -14,7 +14,6 @@ STAMP: Final = (
     ("agent_id", "varchar"),
     ("incarnation", "varchar"),
     ("seq", "bigint"),
-    ("digest", "varchar"),
 )
 """Where a delivered row came from and since when it is known. (txn, seq) names a row of any table."""
 
@@ -165,7 +164,7 @@ SITE_ASSIGNMENT: Final = (
 TABLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "log": LOG,
     "measurement": STAMP + MEASUREMENT,
-    "share": STAMP[:5] + SHARE,
+    "share": STAMP + SHARE,
     "reassignment": STAMP + REASSIGNMENT,
     "run": STAMP + RUN,
     "mark": STAMP + MARK,
@@ -176,10 +175,45 @@ TABLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
 }
 
 HOT: Final = {"measurement": "hot_measurement", "share": "hot_share"}
-"""Where rows are written until they are sealed. They are read by the names of TABLES: views, sealed rows among them."""
+"""Views of rows that are not sealed. Readers take the names of TABLES: sealed rows are among them."""
+
+STORED: Final = {"measurement": "measurement_row", "share": "share_row"}
+"""Where the rows of HOT are written: text that repeats is a number there, of a row in one of NAMES."""
+
+STREAM: Final = (("agent_id", "varchar"), ("incarnation", "varchar"))
+LOOK: Final = tuple(
+    column
+    for column in MEASUREMENT
+    if column[0] in ("machine_id", "boot_id", "device_id", "component", "meter", "method", "u_common_key", "source")
+)
+OWNER: Final = tuple(column for column in SHARE if column[0] in ("kind", "policy", "run_id", "phase", "member", "rank"))
+
+NAMES: Final = {"stream": STREAM, "look": LOOK, "owner": OWNER}
+"""Text of rows that repeats, each under a number: whose stream, who looks at which device, whose share."""
+
+MEASUREMENT_ROW: Final = (
+    ("txn", "bigint"),
+    ("known_at_us", "bigint"),
+    ("stream", "integer"),
+    ("seq", "bigint"),
+    ("look", "integer"),
+    *(column for column in MEASUREMENT if column not in LOOK),
+)
+
+SHARE_ROW: Final = (
+    ("txn", "bigint"),
+    ("known_at_us", "bigint"),
+    ("stream", "integer"),
+    ("seq", "bigint"),
+    ("owner", "integer"),
+    *(column for column in SHARE if column not in OWNER),
+)
+
+CHAIN: Final = (("txn", "bigint"), ("digest", "blob"), ("tags", "blob"))
+"""Of every transaction in the log: see chain.py."""
 
 DELIVERED: Final = ("measurement", "run", "mark", "reassignment", "quarantine")
-"""Tables that hold rows of an agent's stream, each row once, under its digest."""
+"""Tables that hold rows of an agent's stream, each row once."""
 
 
 def _create(name: str, columns: tuple[tuple[str, str], ...]) -> str:
@@ -193,10 +227,65 @@ ADDED: Final = ("start_slack_millijoules", "end_slack_millijoules")
 _LATER: Final[dict[str, tuple[str, ...]]] = {"measurement": ADDED, "factor": ("status",), "site": ("provider",)}
 """Columns that version 1 did not have, the last ones of their tables."""
 
+_FIRST_STAMP: Final = (*STAMP, ("digest", "varchar"))
+"""Until version 5 each row had a fingerprint of its own."""
+
 
 def _first(name: str, columns: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    return tuple(column for column in columns if column[0] not in _LATER.get(name, ()))
+    """A table as version 1 made it."""
+    kept = tuple(column for column in columns if column[0] not in _LATER.get(name, ()))
+    return _FIRST_STAMP + kept[len(STAMP) :] if name in DELIVERED else kept
 
+
+def _view(hot: str, columns: tuple[tuple[str, str], ...], apart: tuple[tuple[str, str], ...], name: str) -> str:
+    """A view of stored rows in the columns of TABLES. apart: those that are in the table of NAMES of that name."""
+    told = ", ".join(f"{'n' if column in apart else 'r'}.{column[0]}" for column in columns)
+    return (
+        f"create view hot_{hot} as select r.txn, r.known_at_us, s.agent_id, s.incarnation, r.seq, {told}"  # noqa: S608
+        f" from {STORED[hot]} as r join stream as s on s.stream = r.stream join {name} as n on n.{name} = r.{name}"
+    )
+
+
+def _numbered(name: str, columns: tuple[tuple[str, str], ...], table: str) -> str:
+    """Fill a table of NAMES with what another table names, in order of first mention."""
+    own = ", ".join(column for column, _ in columns)
+    return (
+        f"insert into {name} select row_number() over (order by first_txn, first_seq, {own}), {own}"  # noqa: S608
+        f" from (select {own}, min(txn) as first_txn, min(seq) as first_seq from {table} group by {own}) as named"
+    )
+
+
+def _move(name: str, columns: tuple[tuple[str, str], ...], old: str, refers: str) -> str:
+    """Bring the rows of an old table into its successor. refers: the table of NAMES beside stream."""
+    told = ", ".join(
+        f"{'s' if column == 'stream' else 'n' if column == refers else 'o'}.{column}" for column, _ in columns
+    )
+    alike = " and ".join(f"n.{column} is not distinct from o.{column}" for column, _ in NAMES[refers])
+    return (
+        f"insert into {name} select {told} from {old} as o"  # noqa: S608
+        " join stream as s on s.agent_id = o.agent_id and s.incarnation = o.incarnation"
+        f" join {refers} as n on {alike} order by o.txn, o.seq{', o.ordinal' if name == 'share_row' else ''}"
+    )
+
+
+_APART: Final = (
+    *(f"drop view {name}" for name in HOT),
+    *(f"alter table {hot} rename to old_{name}" for name, hot in HOT.items()),
+    *(_create(name, ((name, "integer"), *columns)) for name, columns in NAMES.items()),
+    _create("measurement_row", MEASUREMENT_ROW),
+    _create("share_row", SHARE_ROW),
+    _create("chain", CHAIN),
+    _numbered("stream", STREAM, "old_measurement"),
+    _numbered("look", LOOK, "old_measurement"),
+    _numbered("owner", OWNER, "old_share"),
+    _move("measurement_row", MEASUREMENT_ROW, "old_measurement", "look"),
+    _move("share_row", SHARE_ROW, "old_share", "owner"),
+    *(f"drop table old_{name}" for name in HOT),
+    *(f"alter table {name} drop column digest" for name in DELIVERED if name not in HOT),
+    _view("measurement", MEASUREMENT, LOOK, "look"),
+    _view("share", SHARE, OWNER, "owner"),
+    *(f"create view {name} as from {hot}" for name, hot in HOT.items()),
+)
 
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     tuple(_create(name, _first(name, columns)) for name, columns in TABLES.items()),
@@ -207,8 +296,12 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         for statement in (f"alter table {name} rename to {hot}", f"create view {name} as from {hot}")
     ),
     ("alter table factor add column status varchar", "alter table site add column provider varchar"),
+    _APART,
 )
 """Statements that lead from schema version i to i + 1. A released entry never changes; a new one is added."""
+
+CHAINED: Final = MIGRATIONS.index(_APART) + 1
+"""The version since which there is a chain, in place of fingerprints."""
 
 VERSION: Final = len(MIGRATIONS)
 """The schema that this joulebook writes."""

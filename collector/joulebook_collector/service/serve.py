@@ -139,6 +139,7 @@ async def _serve(ledger: Ledger, access: Access, listen: Listen, sockets: list[s
         await writer.stop()
         door.close()
         service.readers.shutdown()
+        gc.unfreeze()  # else what the database's own objects still refer to is told as a leak at exit
     print("joulebook collector: stopped, everything acknowledged is in the ledger", flush=True)
     return 1 if service.broken else 0
 

@@ -136,21 +136,23 @@ def test_several_batches_are_taken_with_one_commit_each_judged_after_those_befor
     assert len({known for (known,) in ledger.query("select known_at_us from log where action = 'ingest'")}) == 2
 
 
-def test_of_several_batches_nothing_stays_when_the_ledger_fails_under_one(ledger, monkeypatch):
-    append, calls = ledger.append, []
+def test_of_several_batches_nothing_stays_when_the_ledger_fails_under_one(tmp_path):
+    moments = iter([1, 2, 3])
 
-    def failing(table, rows):
-        calls.append(table)
-        if len(calls) == 4:  # in the second batch
-            raise OSError("no space left on device")
-        append(table, rows)
+    def clock():
+        moment = next(moments, None)
+        if moment is None:  # at the third batch
+            raise OSError("no clock")
+        return moment
 
-    monkeypatch.setattr(ledger, "append", failing)
-    with pytest.raises(OSError, match="no space"):
-        ledger.ingest_all([a_batch(spans(2)), a_batch(spans(2, 5), incarnation="inc-2")])
-    monkeypatch.undo()
-    assert ledger.measurements() == []
-    assert ledger.ingest(a_batch(spans(2))) == Receipt(2, 0, 0, 2)
+    with Ledger.open(tmp_path / "l.duckdb", clock=clock) as ledger:
+        three = [a_batch(spans(2, 5 * i), incarnation=f"inc-{i}") for i in range(3)]
+        with pytest.raises(OSError, match="no clock"):
+            ledger.ingest_all(three)
+        assert ledger.measurements() == []
+        moments = iter(range(10, 20))
+        assert ledger.ingest_all([*three, three[0]]) == [*[Receipt(2, 0, 0, 2)] * 3, Receipt(0, 2, 0, 2)]
+        assert verify(ledger).measurements == 6
 
 
 @pytest.mark.parametrize("seqs", [[], [0, 1], [1, 3], [2, 1]])

@@ -26,7 +26,7 @@ from joulebook_reports.example import START_US, example_run, example_study
 from joulebook_reports.hook import priced_summary
 
 SERIES = SeriesKey("XX")
-ONE_SHARE = "rowid = (select min(rowid) from hot_share where kind = 'run')"
+ONE_SHARE = "rowid = (select min(s.rowid) from share_row as s join owner using (owner) where kind = 'run')"
 ONE_ROW = "seq = 1 and txn = (select min(txn) from share)"
 YEAR_US = (1_767_225_600_000_000, 1_798_761_600_000_000)  # 2026
 
@@ -113,9 +113,9 @@ def test_a_corrected_factor_changes_the_later_report_only_and_is_named(home: Hom
 @pytest.mark.parametrize(
     "alter",
     [
-        f"update hot_share set millijoules = millijoules + 1 where {ONE_SHARE}",
-        "update hot_measurement set energy_millijoules = energy_millijoules + 1 where rowid = 0",
-        f"update hot_share set millijoules = millijoules + case when kind = 'run' then 1 else -1 end where {ONE_ROW}",
+        f"update share_row set millijoules = millijoules + 1 where {ONE_SHARE}",
+        "update measurement_row set energy_millijoules = energy_millijoules + 1 where rowid = 0",
+        f"update share_row set millijoules = millijoules + case when ordinal = 0 then 1 else -1 end where {ONE_ROW}",
     ],
 )
 @pytest.mark.parametrize("words", [("run", "r-baseline-0"), ("study", "example")])

@@ -91,6 +91,6 @@ def test_it_is_written_on(home: Home) -> None:
 def test_an_old_row_that_gained_a_bound_is_refused(home: Home) -> None:
     Ledger.open(home.ledger).close()
     with duckdb.connect(str(home.ledger)) as db:
-        db.execute("update hot_measurement set start_slack_millijoules = 7 where seq = 6")
+        db.execute("update measurement_row set start_slack_millijoules = 7 where seq = 6")
     with Ledger.open(home.ledger) as ledger, pytest.raises(LedgerError, match="measurement 6 of transaction 2"):
         verify(ledger)
