@@ -70,10 +70,10 @@ class RunState:
             self.run = replace(self.run, notes=(*self.run.notes, text))
             self.changed = True
 
-    def see_gpus(self, visible: Sequence[str] | None) -> None:
-        """Which GPUs its processes may use, of those that are known by now; None where nothing limits them."""
-        rest = {name: value for name, value in self.run.record.items() if name != "visible_gpus"}
-        self.run = replace(self.run, record=rest if visible is None else {**rest, "visible_gpus": list(visible)})
+    def see_gpus(self, visible: Sequence[str]) -> None:
+        """Its processes may use these GPUs too, which are known only now."""
+        known = self.run.record.get("visible_gpus", ())
+        self.run = replace(self.run, record={**self.run.record, "visible_gpus": [*dict.fromkeys([*known, *visible])]})
         self.changed = True
 
     def leave_unread(self, unread_ns: Mapping[str, int]) -> None:

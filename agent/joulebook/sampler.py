@@ -169,7 +169,7 @@ class Sampler:
         for file in self.folder.files.values():
             run = self.book.runs.get(file.run_id)
             if run is not None and run.open and "visible_gpus" in run.run.record and not file.gone:
-                run.see_gpus(visible_gpus(self.roots, file.pid, [h.device for h in self.devices.values()]))
+                run.see_gpus(visible_gpus(self.roots, file.pid, [h.device for h in self.devices.values()]) or ())
         self.read_meters([meter])
 
     def drop_devices(self, device_ids: Collection[str]) -> None:

@@ -1,5 +1,7 @@
 """Meters that were refused are tried again, ever less often, and what opens is taken in by the rules of the start."""
 
+import os
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,9 @@ from joulebook.adoption import adopt
 from joulebook.clock import boottime_ns
 from joulebook.folder import MarksFolder
 from joulebook.home import Home
-from joulebook.meters import Entry, MeterAbsent, MeterUnavailable, Reading, Refused, Roots
+from joulebook.marks import MarksReader
+from joulebook.marks_file import MarksFile
+from joulebook.meters import METERS, Entry, MeterAbsent, MeterUnavailable, Reading, Refused, Roots
 from joulebook.meters.polling import REFUSED_PAUSE_SECONDS, NoAnswer
 from joulebook.outbox import Outbox
 from joulebook.reopening import LONGEST_PAUSE_SECONDS, Reopening
@@ -52,9 +56,7 @@ def open_late(roots):
 
 @pytest.fixture
 def late(monkeypatch):
-    monkeypatch.setitem(
-        __import__("joulebook.meters", fromlist=["METERS"]).METERS, "late", Entry(f"{__name__}:open_late", "")
-    )
+    monkeypatch.setitem(METERS, "late", Entry(f"{__name__}:open_late", ""))
     RETURNED.clear()
     return RETURNED
 
@@ -164,6 +166,22 @@ def test_a_meter_that_opens_under_a_run_counts_from_then_on_and_the_run_says_so(
     assert note.startswith("GPU-1: not read before its meter could be opened: 0 to 20")
     assert note.endswith("J of 5.0 s are missing")
     assert {"package-0", "GPU-1"} <= sampler.devices.keys()
+
+
+def test_a_run_that_may_use_some_gpus_is_given_those_that_come_late(sampler_of, tmp_path):
+    sampler = sampler_of(Steady("rapl", device(device_id="package-0")))
+    state = open_run(sampler)
+    trainer = subprocess.Popen(["sleep", "60"], env={**os.environ, "CUDA_VISIBLE_DEVICES": "1"})
+    try:
+        for key, pid in (("k", trainer.pid), ("unseen", 0)):
+            sampler.folder.files[key] = MarksFile(key, MarksReader(tmp_path / key), run_id="r", pid=pid, boot_id="boot")
+        state.see_gpus([])  # as its record said when there was no driver
+        gpus = [device(Component.GPU, device_id=f"GPU-{n}", covers=f"gpu:GPU-{n}") for n in (0, 1)]
+        assert adopt(sampler, Steady("nvml", *gpus))
+    finally:
+        trainer.kill()
+        trainer.wait()
+    assert state.run.record["visible_gpus"] == ["GPU-1"]
 
 
 def test_what_would_read_better_what_is_read_already_waits_for_the_end_of_runs(sampler_of):
