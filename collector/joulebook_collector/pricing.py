@@ -250,25 +250,40 @@ with place as (
     select zone as of_zone, 1 as step_back, split_part(zone, '-', 1), kind, basis, flow, accounting, gases,
         slot_started_at_us
     from wanted where zone like '%-%'
+), near_hour as (
+    select *, cast(floor(slot_started_at_us / 3.6e9) as bigint) as start_hour from looked_at
+    union all
+    select *, cast(floor(slot_started_at_us / 3.6e9) as bigint) - 1 as start_hour from looked_at
+), candidate as (
+    select w.*, f.g_per_kwh, f.u_rel, f.source, f.started_at_us, f.ended_at_us, f.annual, f.status, f.origin,
+        f.txn, f.ordinal, f.known_at_us
+    from looked_at as w
+    join factor as f on f.zone = w.zone and f.kind = w.kind and f.basis = w.basis and f.flow = w.flow
+        and f.accounting = w.accounting and f.gases = w.gases and f.known_at_us <= $as_of
+        and f.started_at_us <= w.slot_started_at_us
+        and (f.annual or f.ended_at_us - f.started_at_us > 3600000000)
+        and (f.annual or w.slot_started_at_us < f.ended_at_us)
+    union all
+    select w.of_zone, w.step_back, w.zone, w.kind, w.basis, w.flow, w.accounting, w.gases, w.slot_started_at_us,
+        f.g_per_kwh, f.u_rel, f.source, f.started_at_us, f.ended_at_us, f.annual, f.status, f.origin, f.txn, f.ordinal,
+        f.known_at_us
+    from near_hour as w
+    join factor as f on f.zone = w.zone and f.kind = w.kind and f.basis = w.basis and f.flow = w.flow
+        and f.accounting = w.accounting and f.gases = w.gases and f.known_at_us <= $as_of
+        and cast(floor(f.started_at_us / 3.6e9) as bigint) = w.start_hour
+        and not f.annual and f.ended_at_us - f.started_at_us <= 3600000000
+        and f.started_at_us <= w.slot_started_at_us and w.slot_started_at_us < f.ended_at_us
 ), said as (
-    select * from (
-        select w.of_zone, w.step_back, w.zone, w.kind, w.basis, w.flow, w.accounting, w.gases, w.slot_started_at_us,
-            f.g_per_kwh, f.u_rel, f.source, f.source as last_source, f.started_at_us, f.ended_at_us,
-            case when f.annual then 'annual' else coalesce(f.status, '') end as way,
-            case when not f.annual then 0 when w.slot_started_at_us < f.ended_at_us then 3 else 5 end
-                + 10 * w.step_back as rung,
-            f.known_at_us as factor_known_at_us, row_number() over (
-                partition by w.of_zone, w.zone, w.kind, w.basis, w.flow, w.accounting, w.gases, w.slot_started_at_us
-                order by case when f.annual then 1 else 0 end,
-                    case when f.annual then f.started_at_us else 0 end desc,
-                    case coalesce(f.status, '') when 'forecast' then 2 when 'estimated' then 1 else 0 end,
-                    case when f.origin like 'shipped:%' then 1 else 0 end, f.txn desc, f.ordinal desc) as choice
-        from looked_at as w
-        join factor as f on f.zone = w.zone and f.kind = w.kind and f.basis = w.basis and f.flow = w.flow
-            and f.accounting = w.accounting and f.gases = w.gases
-            and f.started_at_us <= w.slot_started_at_us
-            and (f.annual or w.slot_started_at_us < f.ended_at_us)
-            and f.known_at_us <= $as_of
+    select *, source as last_source, case when annual then 'annual' else coalesce(status, '') end as way,
+        case when not annual then 0 when slot_started_at_us < ended_at_us then 3 else 5 end + 10 * step_back as rung,
+        known_at_us as factor_known_at_us
+    from (
+        select *, row_number() over (
+            partition by of_zone, zone, kind, basis, flow, accounting, gases, slot_started_at_us
+            order by case when annual then 1 else 0 end, case when annual then started_at_us else 0 end desc,
+                case coalesce(status, '') when 'forecast' then 2 when 'estimated' then 1 else 0 end,
+                case when origin like 'shipped:%' then 1 else 0 end, txn desc, ordinal desc) as choice
+        from candidate
     ) as ranked where choice = 1
 ), lacking as (
     select w.*, cast(floor(w.slot_started_at_us / 3.6e9) as bigint) as hour,
@@ -301,13 +316,15 @@ with place as (
         from period
     ) as p where long_us = newest_us
     group by zone, kind, basis, flow, accounting, gases, hour
+), weeks_before as (
+    select *, hour - 168 as that_hour from lacking union all select *, hour - 336 as that_hour from lacking union all
+    select *, hour - 504 as that_hour from lacking union all select *, hour - 672 as that_hour from lacking
 ), same_hour as (
     select l.zone, l.kind, l.basis, l.flow, l.accounting, l.gases, l.slot_started_at_us, avg(h.g_per_kwh) as g_per_kwh,
         min(h.source) as source, max(h.last_source) as last_source, max(h.known_at_us) as known_at_us
-    from lacking as l
+    from weeks_before as l
     join hourly as h on h.zone = l.zone and h.kind = l.kind and h.basis = l.basis and h.flow = l.flow
-        and h.accounting = l.accounting and h.gases = l.gases
-        and h.hour in (l.hour - 168, l.hour - 336, l.hour - 504, l.hour - 672) and h.long_us <= 3600000000
+        and h.accounting = l.accounting and h.gases = l.gases and h.hour = l.that_hour and h.long_us <= 3600000000
     group by l.zone, l.kind, l.basis, l.flow, l.accounting, l.gases, l.slot_started_at_us
     having count(*) >= 2
 ), monthly as (
@@ -362,4 +379,7 @@ left join chosen as c on c.of_zone = l.zone and c.kind = l.kind and c.basis = l.
     and c.accounting = l.accounting and c.gases = l.gases and c.slot_started_at_us = l.slot_started_at_us
 order by e.ordinal
 """
-"""The price of every slot: factors join after aggregation, never per row. Plain SQL, for other engines too."""
+"""The price of every slot: factors join after aggregation, never per row. Plain SQL, for other engines too.
+
+Periods of at most an hour are found by the hour that they start in, the slot's or the one before: a join on equality.
+"""
