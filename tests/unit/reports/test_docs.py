@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 from joulebook.summary import Conservation
+from joulebook_collector.audit import Head
 from joulebook_collector.conservation import BookCheck
 from joulebook_reports.cli import run_report, study_report
 from joulebook_reports.example import START_US, example_run, example_study
@@ -17,7 +18,7 @@ from joulebook_reports.run_document import run_document
 from joulebook_reports.study_document import Asked, study_document
 
 PAGE = (Path(__file__).parents[3] / "docs/reference/report.md").read_text()
-BOOK = BookCheck(Conservation(1, 1, 0, 0), 1, 0, 0, 0)
+BOOK = BookCheck(Conservation(1, 1, 0, 0), 1, 0, 0, 0, Head(1, "00", 1))
 CHANGE = (Restated(START_US, 0.1, 1, "a factor was corrected"),)
 ESTIMATE = {"point", "low", "high", "n"}
 
