@@ -82,10 +82,10 @@ def _missing_rows(ledger: Ledger, as_of: int) -> int:
     missing = 0
     for agent_id, incarnation, first, last in ledger.gaps(as_of):
         one = (
-            "select count(*) as n from {} where agent_id = $agent and incarnation = $inc"
+            "select seq from {} where agent_id = $agent and incarnation = $inc"
             " and seq between $first and $last and known_at_us <= $as_of"
         )
         held = " union all ".join(one.format(table) for table in schema.DELIVERED)
         place = {"agent": agent_id, "inc": incarnation, "first": first, "last": last, "as_of": as_of}
-        missing += last - first + 1 - int(ledger.query(f"select sum(n) from ({held}) as h", place)[0][0])  # noqa: S608
+        missing += last - first + 1 - int(ledger.query(f"select count(distinct seq) from ({held}) as h", place)[0][0])  # noqa: S608
     return missing

@@ -50,10 +50,10 @@ def held_rows(db: Connection, place: Place, first: int, last: int) -> dict[int, 
     for table, columns in _OTHERS.items() if len(held) <= last - first else ():
         found = db.execute(f"select seq, {_names(columns)} from {table} as m where {_HELD}", where)  # noqa: S608
         for seq, *values in found.fetchall():
-            if table == "quarantine":
-                held[seq] = Held(values[0], reason=values[1], body=values[2])
-            else:
+            if table != "quarantine":
                 held[seq] = Held(table, tuple(values))
+            elif seq not in held:  # what was replayed is held as the row that it became
+                held[seq] = Held(values[0], reason=values[1], body=values[2])
     return held
 
 

@@ -14,13 +14,14 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from joulebook.errors import BadInput, LedgerError
-from joulebook.rows import Batch, Body, Measurement, kind_of, to_wire
+from joulebook.rows import Batch, Body, Measurement, Row, kind_of, to_wire
 
 from joulebook_collector import chain, columns
 from joulebook_collector.columns import Record, Values
 from joulebook_collector.held import Held, Place, Spans, held_rows, spans_near
 from joulebook_collector.hot import HotRows
-from joulebook_collector.journal import Entry, Journal
+from joulebook_collector.journal import Entry, Journal, Stamp
+from joulebook_collector.plain import PlainMeasurement
 from joulebook_collector.unread import Unread
 
 if TYPE_CHECKING:
@@ -129,6 +130,20 @@ class Intake:
         told += [(row.seq, row.refused) for row in refused]
         return Receipt(len(good), duplicates, len(refused), top, tuple(told))
 
+    def replay(self, place: Place, seq: int, body: Body, now_us: int) -> Stamp:
+        """Gather a row that was refused before, at its own place. Raises BadInput when it breaks a rule still."""
+        batch = Batch(*place, (Row(seq, body),))
+        fresh, ends = self._without_overlaps(place[0], _read(batch))
+        (row,) = fresh
+        if row.refused:
+            raise BadInput(row.refused, "leave it in quarantine")
+        entry = self._journal.open(now_us)
+        self._gather(entry, place, fresh, [], batch)
+        self._journal.close(entry, ("replay", *place, seq, self._high.get(place, 0), 1, 0, 0, None, None, ""))
+        self._ends.update(ends)
+        self._waiting.add(place[0])
+        return entry.stamp
+
     def flush(self) -> None:
         """Write what was gathered."""
         self._hot.flush()
@@ -190,23 +205,30 @@ def as_text(body: Body | Unread) -> str:
     """The row as JSON, whatever it holds: numbers beyond 64 bits and NaN among them."""
     if isinstance(body, Unread):
         return body.text
+    if isinstance(body, PlainMeasurement):
+        body = body.as_body()
     return json.dumps(to_wire(body), sort_keys=True, default=str)
 
 
 def _read(batch: Batch) -> list[_Judged]:
     """The rows as columns, or the reason why one is refused."""
-    measured = [row.body for row in batch.rows if type(row.body) is Measurement]
-    records = columns.measurement_records(measured)
+    measured = [row.body for row in batch.rows if type(row.body) in _MEASURED]
+    records = columns.measurement_records(measured)  # type: ignore[arg-type]
     if records is None:
         return [_read_one(row.seq, row.body) for row in batch.rows]
     following = iter(records)
     return [
-        _Judged(row.seq, next(following)) if type(row.body) is Measurement else _read_one(row.seq, row.body)
+        _Judged(row.seq, next(following)) if type(row.body) in _MEASURED else _read_one(row.seq, row.body)
         for row in batch.rows
     ]
 
 
+_MEASURED: Final = {Measurement, PlainMeasurement}
+
+
 def _read_one(seq: int, body: Body | Unread) -> _Judged:
+    if isinstance(body, PlainMeasurement):
+        body = body.as_body()
     if isinstance(body, Unread):
         return _Judged(seq, Record(body.kind, (), (), b""), body.reason)
     try:

@@ -20,7 +20,7 @@ from typing import Any, Final, Self
 
 import duckdb
 from joulebook.errors import BadInput, LedgerError
-from joulebook.rows import Batch, Mark, Measurement, Reassignment, Run
+from joulebook.rows import Batch, Body, Mark, Measurement, Reassignment, Run
 
 from joulebook_collector import chain, columns, schema
 from joulebook_collector.audit import Head, follow_chain, link_past
@@ -131,12 +131,25 @@ class Ledger:
         As ``ingest`` of one after the other, but that a batch which would raise stores nothing and is told in its
         place; the others are taken. Whatever else is raised, nothing of any of them is stored.
         """
+        with self._intaking() as intake:
+            return [self._outcome(intake, batch, whole) for batch in batches]
+
+    def replay(self, agent_id: str, incarnation: str, seq: int, body: Body) -> Stamp:
+        """Take a row that is in quarantine into the book, at its own place in its stream; durable on return.
+
+        body: the row as it is read now. Raises BadInput when it breaks a rule still; nothing is stored then.
+        """
+        with self._intaking() as intake:
+            return intake.replay((agent_id, incarnation), seq, body, self._clock())
+
+    @contextmanager
+    def _intaking(self) -> Iterator[Intake]:
+        """One commit of what the body gathers."""
         with self._commit() as journal:
             if self._intake is None:
                 self._intake = Intake(self._db, journal, self._insert)
-            outcomes = [self._outcome(self._intake, batch, whole) for batch in batches]
+            yield self._intake
             self._intake.flush()
-        return outcomes
 
     def _outcome(self, intake: Intake, batch: Batch, whole: bool) -> Receipt | Forked | BadInput:
         try:

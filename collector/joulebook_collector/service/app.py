@@ -41,7 +41,7 @@ def application(service: Service) -> Starlette:
 
 
 def _guarded(service: Service, endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
-    count = service.metrics.requests
+    counted = {}
 
     async def handle(request: Request) -> Response:
         try:
@@ -54,7 +54,10 @@ def _guarded(service: Service, endpoint: Endpoint) -> Callable[[Request], Awaita
         except JoulebookError as error:  # of the book: what it says is for the operator, not for whoever asks
             print(f"joulebook collector: {endpoint.path}: {error.cause}", file=sys.stderr, flush=True)
             response = answer_problem(Problem(500, "ledger", "the ledger cannot answer: see the collector's log"))
-        count.labels(endpoint.path, str(response.status_code)).inc()
+        status = response.status_code
+        if status not in counted:
+            counted[status] = service.metrics.requests.labels(endpoint.path, str(status))
+        counted[status].inc()
         return response
 
     return handle

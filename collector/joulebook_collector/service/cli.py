@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import getpass
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 from joulebook.clock import utc_us
-from joulebook.errors import BadInput
+from joulebook.errors import BadInput, JoulebookError
 from joulebook.home import Home, find_home
 
 from joulebook_collector.cli import iso, moment_us, open_ledger, print_json
@@ -167,7 +167,9 @@ def quarantine_list(limit: int, as_json: bool) -> None:
         print_json([{name: getattr(row, name) for name in row.__struct_fields__} for row in page.rows])
         return
     for row in page.rows:
-        print(f"{row.txn}/{row.seq}  {iso(row.known_at_us)}  {row.kind or 'row'} of {row.agent_id}: {row.reason}")
+        since = "" if row.replayed_txn is None else f"; taken later, by transaction {row.replayed_txn}"
+        told = f"{row.kind or 'row'} of {row.agent_id}: {row.reason}{since}"
+        print(f"{row.txn}/{row.seq}  {iso(row.known_at_us)}  {told}")
     if page.next_txn is not None:
         print("there are more: give a larger --limit", file=sys.stderr)
 
@@ -190,6 +192,36 @@ def quarantine_show(name: str) -> None:
         except Problem as problem:
             raise BadInput(f"{problem}: {name}", "'joulebook quarantine list' names them") from None
     print(f"{found.line.reason}\n{found.body}")
+
+
+@quarantine.command("replay")
+@click.argument("names", metavar="TXN/SEQ...", nargs=-1, required=True)
+@home_option
+def quarantine_replay(names: Sequence[str], home: Path | None) -> None:
+    """Judge refused rows anew, after a rule has changed, and take those that nothing stands against any more.
+
+    A row that is taken keeps its place in its agent's stream, and its line in quarantine.
+
+    \b
+    joulebook quarantine replay 41/57 41/58
+    """
+    from joulebook_collector.ledger import Ledger
+    from joulebook_collector.service.answers import Problem
+    from joulebook_collector.service.quarantine import replay
+
+    failed = 0
+    with Ledger.open(_home(home).make().ledger) as ledger, _access(home) as access:
+        for name in names:
+            try:
+                told = f"taken by transaction {replay(*_place(name))(ledger).txn}"
+                access.note(_actor(), "quarantine replay", name, "done", told)
+            except Problem as problem:
+                told = str(problem)
+                access.note(_actor(), "quarantine replay", name, "refused", told)
+                failed += 1
+            print(f"{name}: {told}")
+    if failed:
+        raise JoulebookError(f"{failed} of {len(names)} rows were not taken", "see the reasons above")
 
 
 def _place(name: str) -> tuple[int, int]:

@@ -15,7 +15,14 @@ from joulebook_collector.service.answers import Problem, answer
 from joulebook_collector.service.context import Service
 from joulebook_collector.service.ingest import Acknowledgement, ForkedAnswer, take_batch
 from joulebook_collector.service.metrics import CONTENT_TYPE
-from joulebook_collector.service.quarantine import RefusedPage, RefusedRowAnswer, refused_page, refused_row
+from joulebook_collector.service.quarantine import (
+    RefusedPage,
+    RefusedRowAnswer,
+    ReplayAnswer,
+    refused_page,
+    refused_row,
+    replay,
+)
 from joulebook_collector.service.reads import (
     LARGEST_PAGE,
     PAGE,
@@ -29,6 +36,7 @@ from joulebook_collector.service.reads import (
     run_page,
 )
 from joulebook_collector.service.wire import BatchRequest
+from joulebook_collector.service.writer import Unwritten
 
 BIGINT_MAX: Final = 2**63 - 1
 Handler = Callable[[Service, Token, Request], Awaitable[Response]]
@@ -144,6 +152,19 @@ async def _audit(service: Service, token: Token, request: Request) -> Response:
     return answer(AuditPage([AuditLine(**line) for line in service.access.audited(after, limit)]))
 
 
+async def _replay(service: Service, token: Token, request: Request) -> Response:
+    txn, seq = (value_of(request, parameter) for parameter in _ROW)
+    try:
+        taken = await service.writer.act(replay(txn, seq))
+    except Problem as problem:
+        service.access.note(token.token_id, "quarantine replay", f"{txn}/{seq}", "refused", str(problem))
+        raise
+    except Unwritten:
+        raise Problem(503, "unwritten", "the ledger cannot be written now: see the collector's log", 5.0) from None
+    service.access.note(token.token_id, "quarantine replay", f"{txn}/{seq}", "done", f"transaction {taken.txn}")
+    return answer(taken)
+
+
 async def _openapi(service: Service, token: Token, request: Request) -> Response:
     from joulebook_collector.service.openapi import document
 
@@ -194,6 +215,10 @@ ENDPOINTS: Final = (
     Endpoint(
         "GET", "/v1/quarantine/{txn}/{seq}", "admin", "One refused row.", _reading(refused_row, *_ROW, tenant=False),
         {200: RefusedRowAnswer}, parameters=_ROW, problems=(400, 404, 429),
+    ),
+    Endpoint(
+        "POST", "/v1/quarantine/{txn}/{seq}/replay", "admin", "Judge a refused row anew, and take it.", _replay,
+        {200: ReplayAnswer}, parameters=_ROW, problems=(400, 404, 409, 503),
     ),
     Endpoint(
         "GET", "/v1/audit", "admin", "Acts of administration, and refusals.", _audit,

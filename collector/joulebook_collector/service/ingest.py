@@ -13,14 +13,14 @@ from joulebook.rows import Batch, Reassignment
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from joulebook_collector.ledger import Forked, Ledger
+from joulebook_collector.ledger import Forked, Ledger, Receipt
 from joulebook_collector.limits import MOST_BODIES_BYTES, MOST_BODY_BYTES, MOST_ROWS
 from joulebook_collector.service.access import Token
 from joulebook_collector.service.answers import Problem, answer
 from joulebook_collector.service.context import Service
 from joulebook_collector.service.unpack import ENCODINGS, Garbled, TooLarge, unpack
 from joulebook_collector.service.wire import Malformed, TooManyRows, read_batch
-from joulebook_collector.service.writer import Full, Unwritten, Written
+from joulebook_collector.service.writer import Full, Unwritten
 
 READ_SECONDS: Final = 30.0
 """For the whole body of a request to come."""
@@ -77,8 +77,7 @@ async def take_batch(service: Service, token: Token, request: Request) -> Respon
     return answer(Acknowledgement(batch.last_seq, [RefusedRow(seq, reason) for seq, reason in outcome.refused]))
 
 
-def _count(service: Service, outcome: Written) -> None:
-    receipt = outcome.receipt
+def _count(service: Service, receipt: Receipt) -> None:
     rows = (("accepted", receipt.accepted), ("duplicate", receipt.duplicates), ("quarantined", receipt.quarantined))
     for what, count in rows:
         if count:

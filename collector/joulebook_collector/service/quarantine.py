@@ -1,19 +1,25 @@
-"""Refused rows, by HTTP: listed and shown."""
+"""Refused rows: listed, shown, and taken after all once the rule that they broke is another."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
+from joulebook.errors import BadInput
 
 from joulebook_collector.ledger import Ledger
 from joulebook_collector.service.answers import Problem
 from joulebook_collector.service.reads import as_of
+from joulebook_collector.service.wire import read_row
+from joulebook_collector.unread import Unread
 
 
 class RefusedLine(msgspec.Struct):
-    """A refused row: its transaction and seq name it, reason says why it is not in the book."""
+    """A refused row: its transaction and seq name it, reason says why it was not taken.
+
+    replayed_txn: the transaction that took it into the book later, null where none did.
+    """
 
     txn: int
     seq: int
@@ -22,6 +28,7 @@ class RefusedLine(msgspec.Struct):
     incarnation: str
     kind: str
     reason: str
+    replayed_txn: int | None
 
 
 class RefusedPage(msgspec.Struct):
@@ -31,6 +38,12 @@ class RefusedPage(msgspec.Struct):
     rows: list[RefusedLine]
     next_txn: int | None
     next_seq: int | None
+
+
+class ReplayAnswer(msgspec.Struct):
+    """The transaction that took the row into the book."""
+
+    txn: int
 
 
 class RefusedRowAnswer(msgspec.Struct):
@@ -46,7 +59,7 @@ def refused_page(limit: int, after_txn: int, after_seq: int, as_of_us: int | Non
     def query(ledger: Ledger) -> RefusedPage:
         known = as_of(ledger, as_of_us)
         values = {"as_of": known, "txn": after_txn, "seq": after_seq, "limit": limit + 1}
-        rows = [_line(row) for row in ledger.query(_PAGE, values)]
+        rows = [RefusedLine(*line) for *line, _ in ledger.query(_PAGE, values)]
         more = len(rows) > limit
         rows = rows[:limit]
         return RefusedPage(known, rows, rows[-1].txn if more else None, rows[-1].seq if more else None)
@@ -58,22 +71,47 @@ def refused_row(txn: int, seq: int) -> Callable[[Ledger], RefusedRowAnswer]:
     """One refused row."""
 
     def query(ledger: Ledger) -> RefusedRowAnswer:
-        found = ledger.query(_ONE, {"txn": txn, "seq": seq})
-        if not found:
-            raise Problem(404, "unknown", "no such row")
-        *line, body = found[0]
-        return RefusedRowAnswer(_line(line), body)
+        return _one(ledger, txn, seq)
 
     return query
 
 
-def _line(row: Any) -> RefusedLine:
-    return RefusedLine(*row)
+def replay(txn: int, seq: int) -> Callable[[Ledger], ReplayAnswer]:
+    """Judge a refused row anew, and take it into the book when nothing stands against it any more.
+
+    Raises Problem when there is no such row, it was taken already, or still breaks a rule.
+    """
+
+    def act(ledger: Ledger) -> ReplayAnswer:
+        row = _one(ledger, txn, seq)
+        line = row.line
+        if line.replayed_txn is not None:
+            raise Problem(409, "replayed", f"transaction {line.replayed_txn} took it already")
+        body = read_row(row.body.encode())
+        if isinstance(body, Unread):
+            raise Problem(409, "refused", body.reason)
+        try:
+            return ReplayAnswer(ledger.replay(line.agent_id, line.incarnation, seq, body).txn)
+        except BadInput as error:
+            raise Problem(409, "refused", error.cause) from None
+
+    return act
 
 
-_NAMES: Final = "txn, seq, known_at_us, agent_id, incarnation, kind, reason"
-_PAGE: Final = f"""
-select {_NAMES} from quarantine where known_at_us <= $as_of and (txn > $txn or (txn = $txn and seq > $seq))
-order by txn, seq limit $limit
-"""  # noqa: S608
-_ONE: Final = f"select {_NAMES}, body from quarantine where txn = $txn and seq = $seq"  # noqa: S608
+def _one(ledger: Ledger, txn: int, seq: int) -> RefusedRowAnswer:
+    found = ledger.query(_ONE, {"txn": txn, "seq": seq, "as_of": ledger.latest_known_us()})
+    if not found:
+        raise Problem(404, "unknown", "no such row")
+    *line, body = found[0]
+    return RefusedRowAnswer(RefusedLine(*line), body)
+
+
+_LINES: Final = """
+select q.txn, q.seq, q.known_at_us, q.agent_id, q.incarnation, q.kind, q.reason, l.txn as replayed_txn, q.body
+from quarantine as q
+left join log as l on l.action = 'replay' and l.agent_id = q.agent_id and l.incarnation = q.incarnation
+    and l.first_seq = q.seq and l.known_at_us <= $as_of
+where q.known_at_us <= $as_of
+"""
+_PAGE: Final = f"{_LINES} and (q.txn > $txn or (q.txn = $txn and q.seq > $seq)) order by q.txn, q.seq limit $limit"
+_ONE: Final = f"{_LINES} and q.txn = $txn and q.seq = $seq"

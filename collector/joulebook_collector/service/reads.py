@@ -93,7 +93,8 @@ class Quality(msgspec.Struct):
     """How whole the book is. Counts of rows; energies in millijoules.
 
     unaccounted_millijoules: measurements minus their shares: 0, or the book was altered.  coverage: mean over the
-    measured time, null when nothing was measured.  gaps: places that never came though later ones did.
+    measured time, null when nothing was measured.  quarantined: refused rows that were
+    not taken later.  gaps: places that never came though later ones did.
     """
 
     as_of_us: int
@@ -205,12 +206,13 @@ def quality(as_of_us: int | None) -> Callable[[Ledger], Quality]:
             " group by method order by method",
             at,
         )
-        ((quarantined,),) = ledger.query("select count(*) from quarantine where known_at_us <= $as_of", at)
+        ((refused,),) = ledger.query("select count(*) from quarantine where known_at_us <= $as_of", at)
+        ((replayed,),) = ledger.query("select count(*) from log where action = 'replay' and known_at_us <= $as_of", at)
         gaps = ledger.gaps(known)
         missing = sum(last - first + 1 for *_, first, last in gaps)
         coverage = seen / whole if whole else None
         return Quality(
-            known, count, energy, energy - shares, coverage, runs, quarantined, len(gaps), missing, dict(methods)
+            known, count, energy, energy - shares, coverage, runs, refused - replayed, len(gaps), missing, dict(methods)
         )
 
     return query

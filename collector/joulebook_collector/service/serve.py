@@ -37,6 +37,8 @@ STOP_SECONDS: Final = 20
 """For requests under way at the end."""
 OPEN_SECONDS: Final = 60.0
 LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+GARBAGE_THRESHOLD: Final = (100_000, 20, 20)
+"""Batches are freed as soon as they are answered; looking for cycles among their rows finds none."""
 DATABASE_MEMORY: Final = "256MB"
 
 
@@ -130,6 +132,7 @@ async def _serve(ledger: Ledger, access: Access, listen: Listen, sockets: list[s
     door = ledger.door(turn)
     server = _Server(_config(service, listen))
     gc.freeze()
+    gc.set_threshold(*GARBAGE_THRESHOLD)
     upkeep = asyncio.create_task(_upkeep(access))
     print(f"joulebook collector: {ledger.path} at {listen.url(sockets[0].getsockname()[1])}", flush=True)
     try:
@@ -162,6 +165,7 @@ def _config(service: Service, listen: Listen) -> uvicorn.Config:
         ws="none",
         lifespan="off",
         access_log=False,
+        proxy_headers=False,
         log_level="error",
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import count
 from typing import Annotated, Any, Final, cast
 
 import msgspec
@@ -10,12 +11,10 @@ from joulebook.errors import BadInput
 from joulebook.rows import MAX_TEXT, Batch, Body, Mark, Measurement, Reassignment, Row, Run
 
 from joulebook_collector.limits import MOST_ROWS, objection
+from joulebook_collector.plain import LARGEST_SEQ, Name, plain_batch
 from joulebook_collector.unread import Unread, canonical
 
 VERSION: Final = 1
-LARGEST_SEQ: Final = 2**62
-
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TEXT)]
 
 
 class BatchHead(msgspec.Struct):
@@ -73,12 +72,20 @@ def read_batch(text: bytes) -> Batch:
 
     Fields that are not known are ignored. Raises Malformed when it is no batch of this version, TooManyRows.
     """
+    plain = plain_batch(text)
+    if plain is None:
+        return read_each(text)
+    return Batch(plain.agent_id, plain.incarnation, tuple(map(Row, count(plain.first_seq), cast(Any, plain.rows))))
+
+
+def read_each(text: bytes) -> Batch:
+    """As ``read_batch``, each row judged by itself whatever it is."""
     head = _head(text)
     if head.version != VERSION:
         raise Malformed("version", f"version {head.version} of the wire is not spoken here, {VERSION} is")
     if len(head.rows) > MOST_ROWS:
         raise TooManyRows
-    rows = tuple(Row(seq, _body(bytes(raw))) for seq, raw in enumerate(head.rows, start=head.first_seq))
+    rows = tuple(Row(seq, read_row(bytes(raw))) for seq, raw in enumerate(head.rows, start=head.first_seq))
     return Batch(head.agent_id, head.incarnation, rows)
 
 
@@ -111,7 +118,8 @@ class _Shape(msgspec.Struct):
     rows: Annotated[list[bytes], msgspec.Meta(min_length=1)]
 
 
-def _body(raw: bytes) -> Body:
+def read_row(raw: bytes) -> Body:
+    """The row of its JSON text; Unread where it cannot be taken."""
     kind = ""
     try:
         kind = _KIND.decode(raw).row

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
-from typing import Final
+from typing import Final, TypeVar
 
 import duckdb
 from joulebook.errors import BadInput, LedgerError
@@ -41,16 +41,9 @@ class Unwritten(Exception):
     """The ledger could not be written: nothing of the batch is stored, or nobody can tell."""
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What became of a batch. refused: (seq, reason) of its rows that are in quarantine, now or since before."""
-
-    receipt: Receipt
-    refused: tuple[tuple[int, str], ...]
-
-
-Outcome = Written | Forked | BadInput
+Outcome = Receipt | Forked | BadInput
 Told = Outcome | Unwritten
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +96,19 @@ class Writer:
             self._some.notify()
         return await asyncio.shield(done)
 
+    async def act(self, act: Callable[[Ledger], T]) -> T:
+        """What ``act`` returns, which may write: between two groups. Raises Unwritten when the ledger fails."""
+
+        def in_turn() -> T:
+            with self._turn:
+                return act(self._ledger)
+
+        try:
+            return await self._loop.run_in_executor(None, in_turn)
+        except duckdb.Error as error:
+            self.failures += 1
+            raise Unwritten(str(error).splitlines()[0]) from error
+
     async def stop(self) -> None:
         """Write what waits, then end the thread."""
         self._stopping = True
@@ -142,8 +148,7 @@ class Writer:
     def _write(self, batches: Sequence[Batch]) -> Sequence[Told]:
         try:
             with self._turn:
-                outcomes = self._ledger.ingest_all(batches)
-                return [self._outcome(batch, outcome) for batch, outcome in zip(batches, outcomes, strict=True)]
+                return self._ledger.ingest_all(batches)
         except (duckdb.FatalException, duckdb.InternalException) as error:
             return self._failed(batches, error, fatal=True)
         except (duckdb.Error, LedgerError) as error:
@@ -163,21 +168,6 @@ class Writer:
             print(f"joulebook collector: a commit failed: {why}", file=sys.stderr, flush=True)
         self._last_failure = why
         return [Unwritten(why) for _ in batches]
-
-    def _outcome(self, batch: Batch, outcome: Receipt | Forked | BadInput) -> Outcome:
-        if not isinstance(outcome, Receipt):
-            return outcome
-        refused = outcome.refused
-        if outcome.duplicates:  # the answer to an earlier delivery may have been lost with its refusals
-            refused = tuple(
-                (seq, reason)
-                for seq, reason in self._ledger.query(
-                    "select seq, reason from quarantine where agent_id = ? and incarnation = ?"
-                    " and seq between ? and ? order by seq",
-                    [batch.agent_id, batch.incarnation, batch.first_seq, batch.last_seq],
-                )
-            )
-        return Written(outcome, refused)
 
     def _tell(self, group: Sequence[_Waiting], outcomes: Sequence[Told], rows: int, rate: float) -> None:
         self.waiting_rows -= rows

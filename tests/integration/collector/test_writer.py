@@ -5,9 +5,9 @@ import threading
 
 import duckdb
 import pytest
-from joulebook_collector.ledger import Forked, Ledger
+from joulebook_collector.ledger import Forked, Ledger, Receipt
 from joulebook_collector.limits import MOST_WAITING_BYTES
-from joulebook_collector.service.writer import Full, Unwritten, Writer, Written
+from joulebook_collector.service.writer import Full, Unwritten, Writer
 from joulebook_collector.testing import a_batch, a_measurement, a_run
 
 
@@ -59,9 +59,9 @@ def test_what_waits_is_written_with_one_commit_and_each_is_told_its_own(tmp_path
         return await together(writer, turn, batches)
 
     outcomes, broken, commits = write(tmp_path, work)
-    assert all(isinstance(outcome, Written) for outcome in outcomes[:20])
+    assert all(isinstance(outcome, Receipt) for outcome in outcomes[:20])
     assert isinstance(outcomes[20], Forked)
-    assert outcomes[21].receipt.duplicates == 1
+    assert outcomes[21].duplicates == 1
     assert sum(commits) == 22
     assert len(commits) <= 3
     assert broken == []
@@ -82,7 +82,7 @@ def test_a_full_queue_refuses_and_asks_to_come_later_by_rows_and_by_bytes(tmp_pa
         return await writer.submit(a_batch([a_run("b")] * 60, agent_id="b"), MOST_WAITING_BYTES)
 
     outcome, _, _ = write(tmp_path, work, queue_rows=100)
-    assert isinstance(outcome, Written)
+    assert isinstance(outcome, Receipt)
 
 
 def test_a_batch_that_meets_a_defect_keeps_out_no_other(tmp_path, monkeypatch, capsys):
@@ -93,7 +93,7 @@ def test_a_batch_that_meets_a_defect_keeps_out_no_other(tmp_path, monkeypatch, c
         return await together(writer, turn, [a_batch([a_run(name)], agent_id=name) for name in names])
 
     outcomes, broken, _ = write(tmp_path, work)
-    assert [type(outcome) for outcome in outcomes] == [Written, Unwritten, Written]
+    assert [type(outcome) for outcome in outcomes] == [Receipt, Unwritten, Receipt]
     assert broken == []
     assert "a defect" in capsys.readouterr().err
 
@@ -113,5 +113,5 @@ def test_a_ledger_that_can_never_be_written_again_is_told_once_a_failed_commit_i
         return taken
 
     outcome, broken, _ = write(tmp_path, work)
-    assert isinstance(outcome, Written)
+    assert isinstance(outcome, Receipt)
     assert broken == ["invalidated"]

@@ -8,6 +8,7 @@ import pytest
 import zstandard
 from joulebook.rows import Ensemble, Labels, Mark, Policy, Reassignment, Share, ShareKind, Technique, to_wire
 from joulebook_collector.limits import MOST_ROWS
+from joulebook_collector.plain import PlainMeasurement
 from joulebook_collector.service.unpack import Garbled, TooLarge, unpack
 from joulebook_collector.service.wire import Malformed, TooManyRows, read_batch
 from joulebook_collector.testing import START_US, a_measurement, a_run
@@ -34,7 +35,7 @@ BODIES = (
 def only(body):
     """The one row of a batch of that body."""
     (row,) = read_batch(wire([body])).rows
-    return row.body
+    return row.body.as_body() if isinstance(row.body, PlainMeasurement) else row.body
 
 
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: type(body).__name__)
