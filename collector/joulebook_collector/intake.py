@@ -13,6 +13,7 @@ from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 from joulebook.errors import BadInput, LedgerError
 from joulebook.rows import Batch, Body, Measurement, Row, kind_of, to_wire
 
@@ -58,8 +59,7 @@ class Receipt:
     refused: tuple[tuple[int, str], ...] = field(default=(), compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class _Judged:
+class _Judged(msgspec.Struct, frozen=True, gc=False):
     """A row that the ledger does not hold yet; refused says why it goes to quarantine."""
 
     seq: int
@@ -186,13 +186,13 @@ class Intake:
         return judged, ends
 
     def _gather(self, entry: Entry, place: Place, good: list[_Judged], refused: list[_Judged], batch: Batch) -> None:
-        for row in good:
-            entry.add(row.record.kind, [chain.pack_row(row.seq, row.record.packed)])
         measured = [(row.seq, row.record) for row in good if row.record.kind == "measurement"]
+        entry.add("measurement", [chain.pack_row(seq, record.packed) for seq, record in measured])
         self._hot.add(entry.stamp, place, measured)
         stamp = (entry.stamp.txn, entry.stamp.known_at_us, *place)
-        for row in good:
+        for row in good if len(measured) < len(good) else ():
             if row.record.kind != "measurement":
+                entry.add(row.record.kind, [chain.pack_row(row.seq, row.record.packed)])
                 self._others.setdefault(row.record.kind, []).append((*stamp, row.seq, *row.record.values))
         bodies = {row.seq: row.body for row in batch.rows} if refused else {}
         for row in refused:

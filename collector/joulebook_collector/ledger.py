@@ -41,6 +41,9 @@ __all__ = ["Forked", "Ledger", "Receipt", "Stamp"]
 
 DuckValues = Sequence[Any]
 
+CHECKPOINT: Final = "64MB"
+"""Of the write-ahead log: each checkpoint writes the last 120,000 rows anew, and who opens after a crash reads this."""
+
 STORAGE: Final = "v1.5.0"
 """The file format: the older one, so that every DuckDB of the supported range can read the book."""
 
@@ -495,7 +498,9 @@ def _connect(path: Path) -> duckdb.DuckDBPyConnection:
     try:
         if path.exists():
             _refuse_newer(path)
-        return duckdb.connect(str(path), config={"storage_compatibility_version": STORAGE})
+        db = duckdb.connect(str(path), config={"storage_compatibility_version": STORAGE})
+        db.execute(f"set wal_autocheckpoint = '{CHECKPOINT}'")
+        return db
     except duckdb.Error as error:
         reason = str(error).splitlines()[0]
         raise LedgerError(
