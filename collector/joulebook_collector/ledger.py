@@ -79,8 +79,13 @@ class Ledger:
         if isinstance(lock, RemoteConnection):
             return cls(lock, None, path, clock)._checked()
         try:
-            ledger = cls(_connect(path), lock, path, clock)
-            ledger._bring_up_to_date()
+            db = _connect(path)
+            try:
+                ledger = cls(db, lock, path, clock)
+                ledger._bring_up_to_date()
+            except BaseException:
+                db.close()
+                raise
         except BaseException:
             os.close(lock)
             raise

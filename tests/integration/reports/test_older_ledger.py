@@ -94,3 +94,22 @@ def test_an_old_row_that_gained_a_bound_is_refused(home: Home) -> None:
         db.execute("update measurement_row set start_slack_millijoules = 7 where seq = 6")
     with Ledger.open(home.ledger) as ledger, pytest.raises(LedgerError, match="measurement 6 of transaction 2"):
         verify(ledger)
+
+
+@pytest.mark.parametrize(
+    ("sql", "named"),
+    [
+        ("update measurement set energy_millijoules = energy_millijoules + 1 where seq = 6", "measurement 6 of"),
+        ("update share set cpu_seconds = 77 where seq = 6", "measurement 6 of"),
+        ("update run set status = 'failed'", "run "),
+    ],
+)
+def test_no_chain_is_made_over_a_row_that_was_altered_before(home: Home, sql: str, named: str) -> None:
+    with duckdb.connect(str(home.ledger)) as db:
+        db.execute(sql)
+    for _ in range(2):
+        with pytest.raises(LedgerError, match=f"{named}.* differs from what was written"):
+            Ledger.open(home.ledger)
+    with duckdb.connect(str(home.ledger)) as db:
+        assert db.execute("select max(version) from schema_version").fetchall() == [(schema.CHAINED - 1,)]
+        assert db.execute("select count(digest) from measurement").fetchall() != [(0,)]
