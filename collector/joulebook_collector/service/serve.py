@@ -40,10 +40,6 @@ LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 GARBAGE_THRESHOLD: Final = (100_000, 20, 20)
 """Batches are freed as soon as they are answered; looking for cycles among their rows finds none."""
 DATABASE_MEMORY: Final = "256MB"
-CHECKPOINT_EVERY: Final = "64MB"
-"""Of write-ahead log, in which every commit is durable. Moving it into the file writes the last row group anew: at
-DuckDB's own 16 MB that takes longer than the commits do. After a kill the log is read again at the start.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +87,6 @@ def serve(home: Home, listen: Listen, queue_rows: int = QUEUE_ROWS) -> int:
         stack.callback(sockets[0].close)
         ledger = stack.enter_context(Ledger.open(home.ledger, wait_seconds=OPEN_SECONDS, own=True))
         ledger.query(f"set memory_limit = '{DATABASE_MEMORY}'")
-        ledger.query(f"set checkpoint_threshold = '{CHECKPOINT_EVERY}'")
         access = stack.enter_context(Access(access_path(home)))
         if not listen.token_free and not access.tokens():
             print(
