@@ -54,6 +54,7 @@ def start_peers(node: Node, python: str | None, period_seconds: float, names=PEE
             Peer(name, reason="not run: root is needed to lay the simulated tree over /sys/class") for name in names
         ]
     _complete_tree(node)
+    python = str(Path(python).absolute())  # each starts in a folder of its own
     return [_start(node, python, name, period_seconds) for name in names]
 
 
