@@ -28,6 +28,7 @@ from joulebook_collector.factors import read_factors
 from joulebook_collector.fingerprints import check_fingerprints
 from joulebook_collector.intake import Forked, Intake, Receipt
 from joulebook_collector.journal import Entry, Journal, Stamp
+from joulebook_collector.lake.lake import attach as attach_lake
 from joulebook_collector.lock import take_lock
 from joulebook_collector.machines import as_one
 from joulebook_collector.moves import with_moves
@@ -234,6 +235,15 @@ class Ledger:
         """Bring what is in the write-ahead log into the file itself."""
         self._db.execute("checkpoint")
 
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> None:
+        """A statement that writes: views of the lake, rows that leave the file for it, tables for one question."""
+        self._db.execute(sql, values)
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A reader of its own, for another thread or beside a transaction; its caller closes it."""
+        assert not isinstance(self._db, RemoteConnection)
+        return self._db.cursor()
+
     def latest_known_us(self) -> int:
         """known_at_us of the newest transaction: the as-of time that sees everything."""
         return self._last()[1]
@@ -288,6 +298,8 @@ class Ledger:
         as_of = self.as_of(as_of_us)
         self._check_sums(as_of)
         self._pick(as_of, run_ids, overlapping)
+        if run_ids is not None or overlapping is not None:
+            self._refuse_retired()
         hidden = self._shadowed(as_of)
         shares = self._picked_shares()
         moves = self._picked_moves(as_of)
@@ -298,6 +310,29 @@ class Ledger:
                 moved = moves.get((txn, seq))
                 found.append(with_moves(measurement, moved) if moved else measurement)
         return found
+
+    def corrections(self, as_of_us: int | None = None) -> tuple[set[RowName], list[Measurement]]:
+        """What a sum over the stored shares known at T leaves out, and what it takes in their place.
+
+        Left out are measurements that a better look hides (law 2), and those that late marks changed; the latter, as
+        they count, take their place. Few, so that all the others can be summed where they are stored.
+        """
+        as_of = self.as_of(as_of_us)
+        several = self.query(_LOOKED_AT_TWICE)
+        marked = self.query(_MARKED_LATE, [as_of])
+        if not several and not marked:
+            return set(), []
+        self.table("several", (("machine_id", "varchar"), ("device_id", "varchar")), several)
+        self.table("marked", _MARKED, marked)
+        self._db.execute("create or replace temp table picked as " + _PICK_CORRECTED, {"as_of": as_of})
+        hidden = self._shadowed(as_of) if several else set()
+        shares, moves = self._picked_shares(), self._picked_moves(as_of)
+        changed = []
+        for txn, seq, *values in self.query(_PICKED):
+            if (txn, seq) in moves and (txn, seq) not in hidden:
+                measurement = columns.measurement_from(values, shares.get((txn, seq), ()))
+                changed.append(with_moves(measurement, moves[txn, seq]))
+        return hidden | moves.keys(), changed
 
     def shadowed_count(
         self,
@@ -406,6 +441,7 @@ class Ledger:
             self._db.execute("insert into schema_version values (?)", [step])
             self._db.execute("commit")
         bring_shipped(self)
+        attach_lake(self)
 
     def _last(self) -> tuple[int, int]:
         txn, known = self.query("select coalesce(max(txn), 0), coalesce(max(known_at_us), 0) from log")[0]
@@ -453,6 +489,15 @@ class Ledger:
         self._db.execute(
             "create or replace temp table picked as " + (_PICK_ALL if whole else _PICK_WANTED), {"as_of": as_of}
         )
+
+    def _refuse_retired(self) -> None:
+        """Of runs that are wanted, a part is merged by minute: the rest would look like all of it."""
+        merged = self.query(_RETIRED)
+        if merged:
+            raise LedgerError(
+                f"run {merged[0][0]} has energy in hours whose rows are retired",
+                "price the fleet's techniques for those hours; reports of runs need rows",
+            )
 
     def _picked_shares(self) -> dict[RowName, list[tuple[Any, ...]]]:
         names = _names(schema.SHARE, "s.")
@@ -567,6 +612,31 @@ select m.txn, m.seq from measurement as m
 join wanted_span as w on m.machine_id = w.machine_id and m.boot_id = w.boot_id
 where m.known_at_us <= $as_of and m.started_ns < w.to_ns and m.ended_ns > w.from_ns
 """
+
+_RETIRED: Final = (
+    "select run_id from sealed_minute where run_id in (select run_id from wanted_run) order by run_id limit 1"
+)
+
+_LOOKED_AT_TWICE: Final = """
+select machine_id, device_id from seen_device group by machine_id, device_id
+having count(distinct agent_id) > 1 or count(distinct meter) > 1 order by machine_id, device_id
+"""
+_MARKED_LATE: Final = """
+select distinct agent_id, of_incarnation, of_seq from reassignment where known_at_us <= ?
+order by agent_id, of_incarnation, of_seq
+"""
+_MARKED: Final = (("agent_id", "varchar"), ("incarnation", "varchar"), ("seq", "bigint"))
+
+_PICK_CORRECTED: Final = """
+select m.txn, m.seq from measurement as m
+join several as d on d.machine_id = m.machine_id and d.device_id = m.device_id
+where m.known_at_us <= $as_of
+union
+select m.txn, m.seq from measurement as m
+join marked as r on m.agent_id = r.agent_id and m.incarnation = r.incarnation and m.seq = r.seq
+where m.known_at_us <= $as_of
+"""
+"""Measurements that may not count as they are stored: of devices with several looks, and what late marks name."""
 
 _BROKEN_SUMS: Final = """
 select m.device_id, m.machine_id, m.started_at_us, m.energy_millijoules, coalesce(s.millijoules, 0) as millijoules

@@ -1,0 +1,1 @@
+"""The lake: closed hours of the ledger in immutable Parquet files, named by manifests (docs/reference/lake.md)."""
