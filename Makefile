@@ -29,7 +29,7 @@ study: .stamps/studies .stamps/images ## the demo at larger size: five seeds, fo
 	@$(BIN)/joulebook demo $(STUDY)
 
 test: .stamps/dev .stamps/images .stamps/compiler .stamps/prometheus ## all tests
-	@PATH="$(CURDIR)/.stamps/debian-prometheus/usr/bin:$$PATH" $(BIN)/python -m pytest -n $(WORKERS) tests
+	@PATH="$(CURDIR)/.stamps/debian-prometheus/usr/bin:$$PATH" $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests
 
 check: .stamps/dev ## formatting, lint, types
 	@$(BIN)/ruff format --check $(SOURCES)

@@ -35,7 +35,9 @@ def test_every_phase_of_the_catalogue_is_marked(tmp_path, monkeypatch):
     small = ["--train-images", "128", "--test-images", "100", "--epochs", "1", "--cycle-epochs", "1"]
     told = CliRunner().invoke(main, ["--arm", "snapshot", "--seed", "5", *small], catch_exceptions=False)
     assert told.exit_code == 0, told.output
-    marks = [json.loads(line) for file in (tmp_path / "marks").iterdir() for line in file.read_text().splitlines()]
+    marks = [
+        json.loads(line) for file in (tmp_path / "marks").rglob("*.jsonl") for line in file.read_text().splitlines()
+    ]
     begun = [mark for mark in marks if mark["kind"] == "begin"]
     assert list(dict.fromkeys(mark["phase"] for mark in begun)) == list(entry_of("snapshot").phases)
     assert [mark["member"] for mark in begun if mark["phase"] == "train"] == ["0", "1", "2"]
