@@ -36,7 +36,7 @@ check: .stamps/dev ## formatting, lint, types
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/mypy agent collector reports studies
 
-bench: .stamps/dev .stamps/images .stamps/compiler .stamps/peers ## every measurement under bench/, about 27 minutes
+bench: .stamps/dev .stamps/images .stamps/compiler .stamps/peers ## every measurement under bench/, more than half an hour
 	@failed=; for file in $(filter-out bench/soak.py bench/report.py,$(wildcard bench/*.py)); do \
 	echo "== $$file"; BENCH_RESULTS=out/bench $(BIN)/python $$file || failed="$$failed $$file"; done; \
 	$(BIN)/python bench/report.py out/bench; [ -z "$$failed" ] || { echo "could not be measured:$$failed"; exit 1; }

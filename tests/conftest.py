@@ -151,6 +151,23 @@ class Simulated(Bench):
             if equals:
                 self.environ[name] = value
 
+    def holds_the_shipped_run(self, ledger) -> None:
+        """The collector's book has the one run that was shipped, whole, with the joules that were drawn, each once."""
+        from joulebook_collector.conservation import verify
+
+        (run,) = ledger.runs()
+        assert (run.labels.name, run.status) == ("shipped", "ok")
+        rows = ledger.measurements()
+        check = verify(ledger)
+        assert (check.quarantined, check.missing_rows, check.shadowed) == (0, 0, 0)
+        assert check.conservation.holds
+        for device in {row.device_id for row in rows}:
+            mine = [row for row in rows if row.device_id == device]
+            truth = self.truth(min(row.started_ns for row in mine), max(row.ended_ns for row in mine))
+            (joules,) = [value for name, value in truth.items() if device.endswith(f"/{name}")]
+            assert sum(row.energy_millijoules for row in mine) / 1000 == pytest.approx(joules, rel=0.005)
+        assert self.rows() == []
+
     def truth(self, from_ns: int, to_ns: int) -> dict[str, float]:
         """True joules by device id as the meters name it."""
         from joulebook.simulate import truth

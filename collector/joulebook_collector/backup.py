@@ -12,6 +12,7 @@ import duckdb
 from joulebook.errors import BadInput, LedgerError
 
 from joulebook_collector.audit import Head
+from joulebook_collector.lake.copies import bring_files
 from joulebook_collector.ledger import Ledger
 from joulebook_collector.lock import take_lock
 
@@ -32,6 +33,8 @@ class Copy:
 def back_up(ledger: Ledger, to: Path) -> Copy:
     """Copy the ledger as of one moment, while it is written too. to: a file that is not there, or a directory.
 
+    What is sealed goes into a lake beside the copy, but for a lake at an absolute path or a URI, which stays.
+
     Raises BadInput when the file is there, LedgerError when the copy is not what the ledger holds.
     """
     txn = ledger.query("select coalesce(max(txn), 0) from log")[0][0]
@@ -42,7 +45,7 @@ def back_up(ledger: Ledger, to: Path) -> Copy:
         raise BadInput(f"{target.parent} is no directory", "make it first")
     part = _part(target)
     ledger.copy_to(part.resolve())
-    head = _followed(part)
+    head = _followed(part, ledger.path.parent)
     if ledger.query("select digest from chain where txn = ?", [head.txn]) != [(bytes.fromhex(head.digest),)]:
         raise LedgerError(f"the copy {part} ends otherwise than the ledger", "try again, on another disk")
     return Copy(target, _settle(part, target), head)
@@ -62,7 +65,7 @@ def restore(source: Path, ledger: Path, *, replace: bool = False) -> Copy:
             raise BadInput(f"{ledger} is there", "give --replace to move it aside")
         part = _part(ledger)
         shutil.copyfile(source, part)
-        head = _followed(part)
+        head = _followed(part, source.parent)
         moved = _move_aside(ledger) if ledger.exists() else None
         return Copy(ledger, _settle(part, ledger), head, moved)
     finally:
@@ -75,9 +78,10 @@ def _part(target: Path) -> Path:
     return part
 
 
-def _followed(part: Path) -> Head:
-    """The end of the chain of a copy, which is brought to this schema with it."""
+def _followed(part: Path, source: Path) -> Head:
+    """The end of the chain of a copy, which is brought to this schema with it. source: folder of what was copied."""
     try:
+        bring_files(part, source, part.parent)
         with Ledger.open(part, wait_seconds=0, own=True) as copy:
             head = copy.follow_chain()
             copy.checkpoint()

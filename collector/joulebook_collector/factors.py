@@ -170,16 +170,27 @@ def find_series(ledger: Ledger, zone: str, chosen: Mapping[str, str | None]) -> 
     of_zone = [series for series in everything if series.zone == zone]
     if not of_zone:
         raise unknown_zone(ledger, zone)
-    fitting = [s for s in of_zone if all(value is None or getattr(s, word) == value for word, value in chosen.items())]
+    return the_only_one(of_zone, chosen, f"zone {zone}")
+
+
+def fitting_words(series: Sequence[SeriesKey], words: Mapping[str, str | None]) -> list[SeriesKey]:
+    """Those that have the given words; a word that is None is left open."""
+    return [s for s in series if all(value is None or getattr(s, word) == value for word, value in words.items())]
+
+
+def the_only_one(among: Sequence[SeriesKey], words: Mapping[str, str | None], owner: str) -> SeriesKey:
+    """The one series that has the given words. owner: whose they are, for the error.
+
+    Raises BadInput when none does, and when several do, naming them and the options that choose.
+    """
+    fitting = fitting_words(among, words)
     if len(fitting) == 1:
         return fitting[0]
-    listed = "; ".join(series.label() for series in fitting or of_zone)
+    listed = "; ".join(series.label() for series in fitting or among)
     if not fitting:
-        raise BadInput(f"zone {zone} has no such series", f"choose among: {listed}")
+        raise BadInput(f"{owner} has no such series, and series are never mixed", f"choose among: {listed}")
     apart = [word for word in WORDS if len({getattr(series, word) for series in fitting}) > 1]
-    raise BadInput(
-        f"zone {zone} has several series: {listed}", "choose with " + ", ".join(f"--{word}" for word in apart)
-    )
+    raise BadInput(f"{owner} has several series: {listed}", "choose with " + ", ".join(f"--{word}" for word in apart))
 
 
 def series_to_add(ledger: Ledger, zone: str, words: Mapping[str, str | None], new_zone: bool) -> SeriesKey:
@@ -189,7 +200,7 @@ def series_to_add(ledger: Ledger, zone: str, words: Mapping[str, str | None], ne
         raise unknown_zone(ledger, zone, " (--new-zone accepts it as new)")
     if all(words.get(word) for word in WORDS):
         return SeriesKey(zone, **{word: str(words[word]) for word in WORDS})
-    fitting = [s for s in known if all(value is None or getattr(s, word) == value for word, value in words.items())]
+    fitting = fitting_words(known, words)
     if len(fitting) == 1:
         return fitting[0]
     lacking = [word for word in WORDS if not words.get(word)]

@@ -31,7 +31,7 @@ def ledger() -> None:
 @click.option("--anchor", metavar="TXN:DIGEST", help="A digest noted earlier: the book must still lead there.")
 @json_option
 def verify(anchor: str | None, as_json: bool) -> None:
-    """Check the whole book: laws 1 to 3 and 5, and the chain of digests over every transaction.
+    """Check the whole book: laws 1 to 3 and 5, the chain of digests over every transaction, and the lake's files.
 
     Status 1, and the first transaction and row that differ, when anything does. Prints the last
     transaction's digest: noted elsewhere, it later shows (--anchor) that nothing was taken off the end.
@@ -43,6 +43,8 @@ def verify(anchor: str | None, as_json: bool) -> None:
     import duckdb
 
     from joulebook_collector.conservation import verify as check
+    from joulebook_collector.lake.check import check_lake
+    from joulebook_collector.lake.lake import Lake
     from joulebook_collector.structure import check_structure
 
     noted = None if anchor is None else read_anchor(anchor)
@@ -51,6 +53,10 @@ def verify(anchor: str | None, as_json: bool) -> None:
             with _bar(int(book.query("select count(*) from log")[0][0])) as bar:
                 found = check(book, anchor=noted, progress=bar.update)
             check_structure(book)
+            sealed = Lake(book)
+            wrong = check_lake(sealed)
+            if wrong:
+                raise LedgerError(f"the lake: {wrong[0]}", "'joulebook lake verify' lists all; restore those files")
     except duckdb.Error as error:
         raise LedgerError(
             f"the file is damaged: {str(error).splitlines()[0]}", "restore the ledger from a backup"
@@ -64,6 +70,7 @@ def verify(anchor: str | None, as_json: bool) -> None:
         "shadowed": found.shadowed,
         "quarantined": found.quarantined,
         "missing_rows": found.missing_rows,
+        "lake_files": len(sealed.manifest.parts),
         "measured_joules": sums.measured / 1000,
         "runs_joules": sums.runs / 1000,
         "idle_joules": sums.idle / 1000,
@@ -78,7 +85,8 @@ def verify(anchor: str | None, as_json: bool) -> None:
 def backup(to: Path, as_json: bool) -> None:
     """Copy the ledger as of now into FILE, or into DIR under the number of its last transaction.
 
-    A running collector makes the copy itself and goes on. The copy's chain is followed before it counts.
+    A running collector makes the copy itself and goes on. The copy's chain is followed before it counts. Sealed rows
+    come along in a lake beside it, but for a lake at an absolute path or a URI.
 
     \b
     joulebook ledger backup /backups

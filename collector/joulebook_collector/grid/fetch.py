@@ -20,6 +20,7 @@ from joulebook_collector.factors import (
     NewFactor,
     add_factors,
     check_series,
+    the_only_one,
 )
 from joulebook_collector.grid import DAY_US, Ask, Provider, ProviderError, Value
 from joulebook_collector.grid.moments import HOUR_US, written
@@ -107,16 +108,7 @@ def choose_series(provider: Provider, zone: str, words: Mapping[str, str | None]
         series = SeriesKey(zone, **{word: str(words[word]) for word in WORDS})
         check_series(series)
         return series
-    fitting = [s for s in served if all(value is None or getattr(s, word) == value for word, value in words.items())]
-    if len(fitting) == 1:
-        return fitting[0]
-    listed = "; ".join(series.label() for series in fitting or served)
-    if not fitting:
-        raise BadInput(f"{provider.title} serves no such series, and series are never mixed", f"it serves: {listed}")
-    apart = [word for word in WORDS if len({getattr(series, word) for series in fitting}) > 1]
-    raise BadInput(
-        f"{provider.title} serves several: {listed}", "choose with " + ", ".join(f"--{word}" for word in apart)
-    )
+    return the_only_one(served, words, provider.title)
 
 
 def fetch(

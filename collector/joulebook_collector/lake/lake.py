@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from joulebook.errors import LedgerError
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 ACTIONS: Final = ("seal", "compact", "retire")
 """Transactions that make another version count; their ``detail`` names it."""
+
+LAST_POINTER: Final = (
+    "select detail from log where action in (select unnest(?::varchar[])) order by txn desc limit 1",
+    [list(ACTIONS)],
+)
+"""Statement and values that find the version which counts; ``read_pointer`` reads it."""
 
 DEFAULT_PLACE: Final = "lake"
 """Beside the ledger's file."""
@@ -108,7 +114,7 @@ class Lake:
     def point(self) -> None:
         """Bring ``current.json`` up to what the ledger says."""
         pointer = Pointer(self.place, self.manifest.version, self.current.sha256)
-        text = msgspec.json.encode({"version": pointer.version, "sha256": pointer.sha256})
+        text = current_text(pointer)
         if self.manifest.version and self.store.get(CURRENT) != text:
             self.store.put(CURRENT, text)
 
@@ -118,12 +124,18 @@ class Lake:
             self.ledger.execute(statement)
 
 
+def current_text(pointer: Pointer) -> bytes:
+    """What ``current.json`` holds."""
+    return msgspec.json.encode({"version": pointer.version, "sha256": pointer.sha256})
+
+
 def pointer_of(ledger: Ledger) -> Pointer | None:
     """The version that the ledger names, None when nothing was ever sealed."""
-    rows = ledger.query(
-        "select detail from log where action in (select unnest(?::varchar[])) order by txn desc limit 1",
-        [list(ACTIONS)],
-    )
+    return read_pointer(ledger.query(*LAST_POINTER))
+
+
+def read_pointer(rows: Sequence[tuple[Any, ...]]) -> Pointer | None:
+    """The pointer in what ``LAST_POINTER`` found."""
     return msgspec.json.decode(rows[0][0], type=Pointer) if rows else None
 
 

@@ -7,7 +7,6 @@ import sys
 import pytest
 from collector_server import DROP_AFTER, DROP_BEFORE, Collector, authority
 from conftest import wait_for
-from joulebook_collector.conservation import verify
 from joulebook_collector.ledger import Ledger
 
 TRAINER = """
@@ -39,15 +38,4 @@ def test_a_run_is_in_the_collectors_book(simulated, tmp_path):
         agent.send_signal(signal.SIGTERM)
         assert agent.wait(30) == 0
     with Ledger.open(collector.path) as ledger:
-        (run,) = ledger.runs()
-        assert (run.labels.name, run.status) == ("shipped", "ok")
-        rows = ledger.measurements()
-        check = verify(ledger)
-        assert (check.quarantined, check.missing_rows, check.shadowed) == (0, 0, 0)
-        assert check.conservation.holds
-    for device in {row.device_id for row in rows}:
-        mine = [row for row in rows if row.device_id == device]
-        truth = simulated.truth(min(row.started_ns for row in mine), max(row.ended_ns for row in mine))
-        (joules,) = [value for name, value in truth.items() if device.endswith(f"/{name}")]
-        assert sum(row.energy_millijoules for row in mine) / 1000 == pytest.approx(joules, rel=0.005)
-    assert simulated.rows() == []
+        simulated.holds_the_shipped_run(ledger)

@@ -43,18 +43,7 @@ def test_a_real_agent_ships_over_tls_and_the_book_holds_its_joules_once(simulate
         assert agent.wait(30) == 0
         assert service.stop() == 0
     with service.ledger() as ledger:
-        (run,) = ledger.runs()
-        assert (run.labels.name, run.status) == ("shipped", "ok")
-        rows = ledger.measurements()
-        check = verify(ledger)
-    assert (check.quarantined, check.missing_rows, check.shadowed) == (0, 0, 0)
-    assert check.conservation.holds
-    for device in {row.device_id for row in rows}:
-        mine = [row for row in rows if row.device_id == device]
-        truth = simulated.truth(min(row.started_ns for row in mine), max(row.ended_ns for row in mine))
-        (joules,) = [value for name, value in truth.items() if device.endswith(f"/{name}")]
-        assert sum(row.energy_millijoules for row in mine) / 1000 == pytest.approx(joules, rel=0.005)
-    assert simulated.rows() == []
+        simulated.holds_the_shipped_run(ledger)
 
 
 def report(service, *words):

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from joulebook.errors import BadInput, LedgerError
 from joulebook.units import US_PER_HOUR
+from joulebook_collector.backup import back_up, restore
 from joulebook_collector.lake.check import check_lake
 from joulebook_collector.lake.cli import lake as verb
 from joulebook_collector.lake.compact import clear, compact, retire
@@ -19,6 +21,7 @@ from joulebook_collector.lake.lake import CURRENT, Lake
 from joulebook_collector.lake.manifest import decode, encode, path_of
 from joulebook_collector.lake.seal import closed_hours, prepare_seal, seal
 from joulebook_collector.ledger import Ledger
+from joulebook_collector.ledger_cli import ledger as ledger_verb
 from joulebook_collector.sites import add_site
 from joulebook_collector.testing import SECOND_US, START_US, a_batch, a_measurement
 
@@ -218,6 +221,42 @@ def test_the_home_may_move(tmp_path):
     old.rename(new)
     with Ledger.open(new / "ledger.duckdb") as book:
         assert book.measurements() == before
+
+
+def test_a_backup_brings_what_is_sealed_and_a_restore_brings_it_back(tmp_path):
+    home, shelf, other = (tmp_path / name for name in ("home", "shelf", "other"))
+    for folder in (home, shelf, other):
+        folder.mkdir()
+    with Ledger.open(home / "ledger.duckdb") as book:
+        book.ingest(a_batch(rows(1, 120)))
+        seal(Lake(book), LATER_US, **OPEN)
+        before, files = book.measurements(), len(Lake(book).manifest.parts)
+        first = back_up(book, shelf)
+        book.ingest(a_batch(rows(121, 130), first=121))
+        second = back_up(book, shelf)
+    shutil.rmtree(home / "lake")
+    assert restore(first.path, other / "ledger.duckdb").head == first.head
+    assert restore(second.path, home / "ledger.duckdb", replace=True).head == second.head
+    for folder, more in ((other, 0), (home, 10)):
+        with Ledger.open(folder / "ledger.duckdb") as book:
+            assert book.measurements()[:120] == before
+            assert len(book.measurements()) == 120 + more
+            assert (check_lake(Lake(book)), len(Lake(book).manifest.parts)) == ([], files)
+
+
+def test_a_sealed_file_that_was_altered_is_found_by_verify_and_no_backup_is_made(tmp_path, monkeypatch):
+    (tmp_path / "shelf").mkdir()
+    with Ledger.open(tmp_path / "ledger.duckdb") as book:
+        book.ingest(a_batch(rows(1, 120)))
+        lake = Lake(book)
+        seal(lake, LATER_US, **OPEN)
+        part = lake.manifest.of_level("raw")[0]
+        lake.store.put(part.path, b"PAR1")
+        with pytest.raises(LedgerError, match="missing or altered"):
+            back_up(book, tmp_path / "shelf")
+    monkeypatch.setenv("JOULEBOOK_HOME", str(tmp_path))
+    assert CliRunner().invoke(ledger_verb, ["verify"]).exit_code != 0
+    assert list((tmp_path / "shelf").glob("*.duckdb*")) == []
 
 
 def test_only_files_of_a_lake_are_cleared_away(ledger, sealed):

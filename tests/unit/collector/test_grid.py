@@ -123,7 +123,7 @@ def test_a_query_that_would_mix_series_is_refused():
         with pytest.raises(BadInput, match="never mixed") as caught:
             choose_series(uk, "GB", words)
         assert "GB average direct consumption location CO2" in caught.value.remedy
-    with pytest.raises(BadInput, match="serves several") as caught:
+    with pytest.raises(BadInput, match="has several series") as caught:
         choose_series(find("entsoe"), "DE", {})
     assert caught.value.remedy == "choose with --basis"
     with pytest.raises(BadInput, match="what stands behind") as caught:
