@@ -6,7 +6,6 @@ uniform within its span: imports, spans that cross a minute, and machines that c
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +14,7 @@ from joulebook.errors import LedgerError
 from joulebook.units import US_PER_HOUR
 
 from joulebook_collector import schema
+from joulebook_collector.lake.compact import LEFT_OUT_STARTS
 from joulebook_collector.lake.lake import Lake
 from joulebook_collector.lake.layout import flat_sql
 from joulebook_collector.lake.manifest import Part
@@ -206,7 +206,7 @@ def fleet_cells(ledger: Ledger, period: Period, slot_us: int, as_of_us: int, *, 
     ledger.table("moved", (("machine_id", "varchar"), ("moves", "bigint[]")), sorted(moves.items()))
     ledger.table("changed", _CHANGED, [row for m in changed for row in _rows(m)])
     apart = {t // slot_us * slot_us for times in moves.values() for t in times if t % slot_us}
-    apart |= {at for (at,) in ledger.query(_LEFT_OUT_STARTS)} if left_out else set()
+    apart |= {at for (at,) in ledger.query(LEFT_OUT_STARTS)} if left_out else set()
     wanted = _Wanted(period, slot_us, as_of_us, sorted(apart), "raw" if rows else _level(slot_us))
     sources = _sources(Lake(ledger), wanted)
     sql = CELLS_SQL.format(
@@ -219,11 +219,6 @@ def fleet_cells(ledger: Ledger, period: Period, slot_us: int, as_of_us: int, *, 
         to_us=period[1],
     )
     ledger.execute(f"create or replace temp table fleet_cell as {sql}")
-
-
-_LEFT_OUT_STARTS: Final = (
-    "select distinct m.started_at_us from measurement as m join left_out as o on o.txn = m.txn and o.seq = m.seq"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,8 +238,7 @@ class _Wanted:
 
     def by_row(self, part: Part) -> bool:
         """Whether rows of it must be told apart."""
-        first = bisect_left(self.apart, part.started_at_us - self.slot_us)
-        return part.known_to_us > self.as_of_us or (first < len(self.apart) and self.apart[first] < part.ended_at_us)
+        return part.known_to_us > self.as_of_us or part.reaches(self.apart, self.slot_us)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 KEPT_VERSIONS: Final = 48
 """So many versions before the current one keep their files: for readers that began with them, and for backups."""
 
-_HOURS_LEFT_OUT: Final = f"""
-select distinct m.started_at_us // {HOUR_US} from measurement as m
-join left_out as o on o.txn = m.txn and o.seq = m.seq
-"""  # noqa: S608
+LEFT_OUT_STARTS: Final = (
+    "select distinct m.started_at_us from measurement as m join left_out as o on o.txn = m.txn and o.seq = m.seq"
+)
+"""Starts of the rows that do not count as they are stored."""
 
 _OURS: Final = re.compile(
     rf"(manifests/\d{{8}}\.json|({'|'.join(LEVELS)})/day=[\d-]{{10}}/hour=\d\d/part-\d{{8}}-[0-9a-f]{{8}}\.parquet)(\.unfinished)?"
@@ -72,14 +72,15 @@ def retire(lake: Lake, before_us: int) -> tuple[Part, ...]:
     """Raw files of hours that start before then no longer count, and their minutes do; what went.
 
     Roll-ups stay for good. The past can then be priced as before, by any slot of whole minutes, but no run in it can be
-    split again, and no as-of time be told apart within what was merged. Hours that hold rows which do not count as they
-    are stored (a better look hides them, a late mark changed them) keep their raw files.
+    split again, and no as-of time be told apart within what was merged. What may share a slot with rows which do not
+    count as they are stored (a better look hides them, a late mark changed them) keeps its raw files.
     """
     before_us = before_us // HOUR_US * HOUR_US
     left_out, _ = lake.ledger.corrections()
     lake.ledger.table("left_out", (("txn", "bigint"), ("seq", "bigint")), sorted(left_out))
-    kept = {hour * HOUR_US for (hour,) in lake.ledger.query(_HOURS_LEFT_OUT)}
-    gone = [p for p in lake.manifest.of_level("raw") if p.hour_us < before_us and p.hour_us not in kept]
+    starts_us = sorted(start for (start,) in lake.ledger.query(LEFT_OUT_STARTS))
+    raw = lake.manifest.of_level("raw")
+    gone = [part for part in raw if part.hour_us < before_us and not part.reaches(starts_us, HOUR_US)]
     if not gone:
         return ()
     total = lake.manifest.millijoules()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
@@ -40,6 +41,11 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     known_from_us: int
     known_to_us: int
     crossing: int
+
+    def reaches(self, starts_us: Sequence[int], slot_us: int) -> bool:
+        """Whether some of it may lie in a slot with a row that starts at one of these instants (ascending)."""
+        first = bisect_left(starts_us, self.started_at_us - slot_us)
+        return first < len(starts_us) and starts_us[first] < self.ended_at_us
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -22,8 +22,9 @@ from joulebook_collector.lake.manifest import decode, encode, path_of
 from joulebook_collector.lake.seal import closed_hours, prepare_seal, seal
 from joulebook_collector.ledger import Ledger
 from joulebook_collector.ledger_cli import ledger as ledger_verb
+from joulebook_collector.pricing_fleet import price_fleet
 from joulebook_collector.sites import add_site
-from joulebook_collector.testing import SECOND_US, START_US, a_batch, a_measurement
+from joulebook_collector.testing import SECOND_US, START_US, a_batch, a_measurement, a_run
 
 LATER_US = START_US + 40 * US_PER_HOUR
 OPEN = {"patience_us": -US_PER_HOUR}
@@ -285,6 +286,20 @@ def test_a_run_whose_rows_are_retired_is_refused_and_others_are_reported(ledger,
 def add_a_site(home):
     with Ledger.open(home / "ledger.duckdb") as book:
         add_site(book, "local", pue=1.2, pue_source="test", zone="DE")
+
+
+def test_what_shares_a_slot_with_a_row_that_does_not_count_keeps_its_rows(ledger):
+    long, twice = a_measurement(50 * 60, 65 * 60, 9000), replace(a_measurement(61 * 60, 62 * 60, 500), device_id="b")
+    ledger.ingest(a_batch([a_run("r1"), long, twice, *rows(200, 230)]))
+    again = replace(twice, meter="another", u_common=0.5)
+    ledger.ingest(a_batch([again], agent_id="agent-2", incarnation="inc-2"))
+    lake = Lake(ledger)
+    seal(lake, LATER_US, **OPEN)
+    period = (START_US, START_US + 24 * US_PER_HOUR)
+    before = price_fleet(ledger, period)
+    gone = retire(lake, LATER_US)
+    assert {part.hour_us for part in gone} == {START_US + hour * US_PER_HOUR for hour in (3,)}
+    assert price_fleet(ledger, period) == before
 
 
 def test_the_verbs(tmp_path, monkeypatch):

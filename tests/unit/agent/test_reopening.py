@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from builders import device, line
+from conftest import wait_for
 from joulebook.adoption import adopt
 from joulebook.clock import boottime_ns
 from joulebook.folder import MarksFolder
@@ -175,6 +176,7 @@ def test_a_run_that_may_use_some_gpus_is_given_those_that_come_late(sampler_of, 
     try:
         for key, pid in (("k", trainer.pid), ("unseen", 0)):
             sampler.folder.files[key] = MarksFile(key, MarksReader(tmp_path / key), run_id="r", pid=pid, boot_id="boot")
+        wait_for(Path(f"/proc/{trainer.pid}/environ").read_bytes, what="the end of its exec")
         state.see_gpus([])  # as its record said when there was no driver
         gpus = [device(Component.GPU, device_id=f"GPU-{n}", covers=f"gpu:GPU-{n}") for n in (0, 1)]
         assert adopt(sampler, Steady("nvml", *gpus))
