@@ -134,7 +134,8 @@ def test_a_driver_that_is_loaded_after_the_agent_began_counts_from_then_on(simul
     least, most = bounds(note)
     missing = simulated.truth(run.started_ns, min(row.started_ns for row in mine))[mine[0].device_id]
     assert least <= missing <= most
-    assert document["coverage"] == pytest.approx(known_ns / (run.ended_ns - run.started_ns), abs=0.05)
+    within_ns = run.ended_ns - min(row.started_ns for row in mine)  # the agent goes on after the run
+    assert document["coverage"] == pytest.approx(within_ns / (run.ended_ns - run.started_ns), abs=0.02)
 
 
 def test_a_counter_that_goes_back_to_zero_is_a_gap_that_holds_the_truth(simulated):
